@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Average the anomaly scores of epochs 12, 14 and 16 of finished runs once more (src/train.py does it by itself).
+#
+#   ensemble/ensemble.sh                                         all seeds of ${method} below
+#   DATASETS=demo METHODS="na_1024 na_0256" SEEDS=1 ensemble/ensemble.sh
+#   CONFIG=my_epochs.yaml ensemble/ensemble.sh                   other epochs than epoch_12_14_16.yaml
+
+method=subloss_0256_4096
+set -euo pipefail
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
+  sed -n '2,/^[^#]/{/^#/!q; s/^# \{0,1\}//p}' "$0"
+  exit
+fi
+config="$(realpath "${CONFIG:-$(dirname "${BASH_SOURCE[0]}")/epoch_12_14_16.yaml}")"
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source jobs/environment.sh
+use_environment
+
+for dataset in ${DATASETS:-dcase2023 dcase2024}; do
+  for name in ${METHODS:-${method}}; do
+    for seed in ${SEEDS:-1 2 3 4 5}; do
+      python ensemble/ensemble.py --config "${config}" "${RESULTS_DIR:-results/exp}/${dataset}/${name}_${seed}"
+    done
+  done
+done

@@ -1,0 +1,72 @@
+# shellcheck shell=bash
+# Sourced by jobs/exp/*.sh, which set data_dir: settings that the environment may override, and the loop's two
+# steps: plan DATASET METHOD SEED for every run, then run_planned.
+set -euo pipefail
+
+# The header of the calling script is its help.
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
+  sed -n '2,/^[^#]/{/^#/!q; s/^# \{0,1\}//p}' "$0"
+  exit
+fi
+[[ $# == 0 ]] || { echo "$0: takes no arguments; settings come from the environment, see --help" >&2; exit 1; }
+
+read -ra DATASETS <<< "${DATASETS:-dcase2023 dcase2024}"
+read -ra SEEDS <<< "${SEEDS:-1 2 3 4 5}"
+read -ra OVERRIDES <<< "${OVERRIDES:-}"   # more settings for src/train.py: OVERRIDES="data.batch_size=32 ..."
+DATA_DIR="${DATA_DIR:-${data_dir:-}}"
+[[ -z "${DRY_RUN:-}" ]] || DATA_DIR="${DATA_DIR:-DATA_DIR}"   # nothing will be read
+[[ -n "${DATA_DIR}" ]] || {
+  echo "$0: set data_dir in it, or export DATA_DIR: the folder that holds <dataset>/all/raw/" >&2
+  exit 1
+}
+[[ -d "${DATA_DIR}" || -n "${DRY_RUN:-}" ]] || { echo "DATA_DIR=${DATA_DIR}: no such folder" >&2; exit 1; }
+[[ "${DATA_DIR}" == /* ]] || DATA_DIR="${PWD}/${DATA_DIR}"   # as the caller stands
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+RESULTS_DIR="${RESULTS_DIR:-results/exp}"
+MB_PER_RUN=100   # three kept epochs, scorers and score CSVs of 16 machines
+
+PLAN=()
+plan() { PLAN+=("$1 $2 $3"); }   # DATASET METHOD SEED
+
+# folder:NAME is own recordings, dataset=folder dataset.name=NAME
+dataset_name() { echo "${1#folder:}"; }
+dataset_settings() { [[ "$1" == folder:* ]] && echo "dataset=folder dataset.name=${1#folder:}" || echo "dataset=$1"; }
+run_folder() { echo "${RESULTS_DIR}/$(dataset_name "$1")/$2_$3"; }
+
+# run_planned: the planned runs one after the other; a finished one is skipped, a failed one does not stop the rest.
+run_planned() {
+  local run dataset method seed folder status command settings
+  local -a todo=() held=() failed=()
+  for run in "${PLAN[@]}"; do
+    read -r dataset method seed <<< "${run}"
+    folder="$(run_folder "${dataset}" "${method}" "${seed}")"
+    [[ -e "${folder}/all/done" && -z "${DRY_RUN:-}" ]] && echo "finished already: ${folder}" || todo+=("${run}")
+  done
+  if [[ -z "${DRY_RUN:-}" ]]; then
+    # shellcheck source=jobs/environment.sh
+    source jobs/environment.sh
+    use_environment
+    mkdir -p "${RESULTS_DIR}"
+    echo "${#todo[@]} of ${#PLAN[@]} runs to do, about $((${#todo[@]} * MB_PER_RUN)) MB in ${RESULTS_DIR}" \
+      "($(df -Pm "${RESULTS_DIR}" | awk 'NR == 2 { print $4 }') MB free)"
+  fi
+  local left=${#todo[@]}
+  for run in "${todo[@]}"; do
+    read -r dataset method seed <<< "${run}"
+    read -ra settings <<< "$(dataset_settings "${dataset}")"
+    command=(python src/train.py "${settings[@]}" method="${method}" seed="${seed}" data_dir="${DATA_DIR}"
+      results_dir="${RESULTS_DIR}" "${OVERRIDES[@]}")
+    echo "${command[*]}"
+    [[ -z "${DRY_RUN:-}" ]] || continue
+    left=$((left - 1)) status=0
+    RUNS_AFTER=${left} "${command[@]}" || status=$?
+    case ${status} in
+      0) ;;
+      3) held+=("${run}") ;;   # another terminal or machine works on it
+      130) exit 130 ;;         # Ctrl-C
+      *) failed+=("${run}"); [[ -z "${FAIL_FAST:-}" ]] || break ;;
+    esac
+  done
+  [[ ${#held[@]} == 0 ]] || printf 'held elsewhere: %s\n' "${held[@]}" >&2
+  [[ ${#failed[@]} == 0 ]] || { printf 'failed: %s\n' "${failed[@]}" >&2; exit 1; }
+}

@@ -1,0 +1,79 @@
+"""Score a finished run again: with another scorer, at other kept epochs, or on another folder of clips.
+
+  python src/infer.py run=results/exp/demo/subloss_0256_4096_1 name=k8 scorer.target_kmeans_cos.n_clusters=8
+  python src/infer.py run=RUN name=late epochs=[14,16]
+  python src/infer.py run=RUN name=moved data_dir=/new/place
+  python src/infer.py run=RUN name=today dataset=folder dataset.name=today data_dir=FOLDER
+
+Writes <run>/<machine>/infer/version_<name>/ and nothing that another call wrote. A machine that has training
+clips in the folder gets scorers fitted on them; one with test clips alone is scored by those the run keeps.
+"""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from settings import CONFIG_PATH, build, check_config, launch, quiet_lightning, require_values, tell_errors
+from unlabeledasd.errors import InputError
+from unlabeledasd.runs import Run, version_name, write_text
+
+
+@hydra.main(config_path=CONFIG_PATH, config_name="infer", version_base="1.3")
+@tell_errors()
+def main(config: DictConfig) -> None:
+    require_values(config)
+    run = Run(config.run)
+    if not run.is_done:
+        raise InputError(f"run={run.folder}: no finished run there; src/train.py makes and finishes runs")
+    check_config(config)
+    OmegaConf.resolve(config)
+    with run.claim():
+        infer(config, run)
+
+
+def infer(config: DictConfig, run: Run) -> None:
+    import pytorch_lightning as pl
+
+    quiet_lightning()
+    from unlabeledasd import evaluation
+    from unlabeledasd.clips import index_clips, summary
+    from unlabeledasd.waveforms import check_clips
+
+    trained = OmegaConf.load(run.require(run.config))
+    epochs = list(config.epochs or trained.score_epochs)
+    if lacking := sorted(set(epochs) - set(run.epochs)):
+        raise InputError(f"epochs={lacking}: not kept by {run.folder}, it has {run.epochs}")
+    record = run.all / "infer" / f"{config.name}.yaml"
+    text = OmegaConf.to_yaml(config)
+    if "/" in config.name or config.name.startswith("epoch"):
+        raise InputError(f"name={config.name}: a plain folder name that does not begin with 'epoch'")
+    if record.is_file() and record.read_text(encoding="utf-8") != text:
+        raise InputError(f"name={config.name}: {record} tells of other settings under this name; choose another")
+    write_text(record, text)
+
+    dataset = config.get("dataset") or trained.dataset
+    root = Path(config.data_dir or trained.data_dir) / dataset.name / "all" / "raw"
+    machines = [*dataset.machines.development, *dataset.machines.evaluation] or None
+    table = index_clips(root, machines, dataset.grammar, required=("test",))
+    check_clips(root, table.path.tolist(), dataset.sample_rate, dataset.channel)
+    print(summary(table))
+    device = pl.Trainer(accelerator=config.accelerator, devices=1, logger=False,
+                        enable_checkpointing=False, enable_progress_bar=False).strategy.root_device  # fmt: skip
+    for epoch in epochs:
+        stem = version_name([epoch])
+        extractor = evaluation.load_extractor(build(trained.model.extractor), run.checkpoint(epoch))
+        embeddings = evaluation.embed(extractor, root, table.path.tolist(), dataset.channel, device=device,
+                                      num_workers=config.num_workers, description=f"epoch {epoch}")  # fmt: skip
+        scorers = [build(node) for node in config.scorer.values()]
+        evaluation.score_machines(run, config.name, stem, table, embeddings, scorers, stored=run.scorers(stem))
+    stem = version_name(epochs)
+    if len(epochs) > 1:
+        sources = [(config.name, version_name([epoch])) for epoch in epochs]
+        stem = evaluation.ENSEMBLE
+        evaluation.average_scores(run, sources, config.name, scorers[0].column)
+    print(evaluation.report(run, config.name, stem, table.machine.unique()))
+
+
+if __name__ == "__main__":
+    launch(main, __doc__)

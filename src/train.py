@@ -1,0 +1,107 @@
+"""Train one run = dataset x method x seed, score its kept epochs on every machine, average their scores.
+
+  python src/train.py dataset=DATASET method=METHOD seed=N data_dir=FOLDER [key=value ...]
+  python src/train.py ... check=true      look at data, labels and configuration, train nothing
+  python src/train.py ... --cfg job       print the whole configuration; every key of it can be set
+
+A finished run is left alone; an interrupted one goes on from its last whole epoch.
+Exit status: 0 done, 1 error, 3 another process works on this run.
+"""
+
+import os
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from settings import CONFIG_PATH, build, check_config, launch, quiet_lightning, require_values, tell_errors
+from unlabeledasd.errors import InputError
+from unlabeledasd.runs import Run, version_name, write_text
+
+
+@hydra.main(config_path=CONFIG_PATH, config_name="train", version_base="1.3")
+@tell_errors()
+def main(config: DictConfig) -> None:
+    require_values(config)
+    run = Run(config.run_dir)
+    if run.is_done and not config.check:  # told before torch is imported: a grid of finished runs passes quickly
+        print(f"finished already: {run.folder}")
+        return
+    check_config(config)
+    OmegaConf.resolve(config)
+    if config.check:
+        prepare(config)
+        print("check passed: data, labels and configuration fit")
+    else:
+        with run.claim():
+            train(config, run)
+
+
+def prepare(config: DictConfig):
+    """-> (table of all clips, labels, module), checked; seeds the initialisation."""
+    from pytorch_lightning import seed_everything
+
+    from unlabeledasd.clips import index_clips, summary
+    from unlabeledasd.waveforms import check_clips
+
+    epochs = list(config.score_epochs)
+    if not epochs or epochs != sorted(set(epochs)) or epochs[0] < 1:
+        raise InputError(f"score_epochs={epochs}: ascending epochs, counted from 1")
+    dataset, root = config.dataset, Path(config.data.root)
+    machines = [*dataset.machines.development, *dataset.machines.evaluation] or None
+    table = index_clips(root, machines, dataset.grammar)
+    check_clips(root, table.path.tolist(), dataset.sample_rate, dataset.channel)
+    labels = build(config.label, table=table)
+    print(summary(table), f"{len(labels.classes)} classes", sep="\n")
+    if len(labels.classes) == 1:
+        raise InputError(
+            f"{root}: one class in all ({labels.classes[0]}), so the loss is exactly zero and nothing is learned; "
+            "add another machine's folder, or tell operating conditions apart in the names of the training clips: "
+            "section_00_source_train_normal_0000_<condition>.wav"
+        )
+    seed_everything(config.seed, verbose=False)
+    return table, labels, build(config.model, n_classes=len(labels.classes))
+
+
+def train(config: DictConfig, run: Run) -> None:
+    """Do what is missing of: training, the scores of each kept epoch, their mean."""
+    from unlabeledasd import evaluation
+    from unlabeledasd.labels import Labels
+    from unlabeledasd.training import KeepEpochs, ProgressBar, write_environment
+
+    quiet_lightning()
+    table, labels, module = prepare(config)
+    if run.labels.is_file() and Labels.load(run.labels) != labels:
+        raise InputError(f"{run.labels}: other labels than the clips have now; remove {run.folder} to start anew")
+    labels.save(run.labels)
+    write_text(run.config, OmegaConf.to_yaml(config))
+    epochs = list(config.score_epochs)
+    callbacks = [KeepEpochs(run, epochs), ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]
+    trainer = build(config.trainer, max_epochs=epochs[-1], callbacks=callbacks)
+    write_environment(run, trainer)
+    if not all(run.checkpoint(epoch).is_file() for epoch in epochs):
+        data = build(config.data, table=table, labels=labels, n_samples=module.extractor.n_samples)
+        resume = run.last_checkpoint if run.last_checkpoint.is_file() else None
+        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    for epoch in epochs:
+        version = version_name([epoch])
+        if not run.scorers(version).is_file():
+            extractor = evaluation.load_extractor(module.extractor, run.require(run.checkpoint(epoch)))
+            embeddings = evaluation.embed(
+                extractor, Path(config.data.root), table.path.tolist(), config.data.channel,
+                num_workers=config.data.num_workers, device=trainer.strategy.root_device, description=f"epoch {epoch}",
+            )  # fmt: skip
+            scorers = [build(node) for node in config.scorer.values()]
+            evaluation.score_machines(run, version, version, table, embeddings, scorers)
+    version, stem = version_name(epochs), version_name(epochs)
+    if len(epochs) > 1:
+        sources = [(version_name([epoch]),) * 2 for epoch in epochs]
+        stem = evaluation.ENSEMBLE
+        evaluation.average_scores(run, sources, version, build(next(iter(config.scorer.values()))).column)
+    run.last_checkpoint.unlink(missing_ok=True)
+    run.mark_done()
+    print(evaluation.report(run, version, stem, table.machine.unique()))
+
+
+if __name__ == "__main__":
+    launch(main, __doc__)

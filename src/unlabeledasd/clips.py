@@ -1,0 +1,142 @@
+"""Clip names of DCASE Challenge Task 2, and the sorted table of all clips of a dataset.
+
+Grammar: `section_<NN>_<source|target>_<train|test>_<normal|anomaly>_<index>_<attributes>.wav`;
+official evaluation test clips are bare, `section_<NN>_<index>.wav`, until ground truth is added.
+"""
+
+import re
+from dataclasses import dataclass
+from glob import iglob
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from unlabeledasd.errors import InputError
+
+SPLITS = ("train", "test")
+AUDIO_SUFFIXES = (".wav", ".flac")
+UNKNOWN = "unknown"  # domain, condition or attribute of a clip without ground truth
+NO_ATTRIBUTE = "noAttribute"
+GRAMMARS = ("dcase", "free")
+
+FULL_NAME = re.compile(
+    r"section_(?P<section>\d{2})_(?P<domain>source|target)_(?P<split>train|test)"
+    r"_(?P<condition>normal|anomaly)_(?P<index>\d+)(?:_(?P<attribute>.+))?"
+)
+BARE_NAME = re.compile(r"section_(?P<section>\d{2})_(?P<index>\d+)")
+CONDITION_WORD = re.compile(r"(?<![a-z])(normal|anomaly|anomalous|abnormal)(?![a-z])")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What the place and the name of a clip tell about it."""
+
+    machine: str
+    section: str
+    domain: str  # source, target or unknown
+    split: str  # train or test
+    condition: str  # normal, anomaly or unknown
+    attribute: str  # everything after the index, e.g. "vel_1000_loc_A"; noAttribute where it is hidden
+    index: str = ""
+
+    @property
+    def name(self) -> str:
+        """The official file name, without suffix; bare where the ground truth is unknown."""
+        if self.condition == UNKNOWN:
+            return f"section_{self.section}_{self.index}"
+        head = f"section_{self.section}_{self.domain}_{self.split}_{self.condition}_{self.index}"
+        return f"{head}_{self.attribute}"
+
+
+def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
+    """Read `.../<machine>/<split>/<name>` as a Clip.
+
+    grammar "dcase" refuses every other name. Grammar "free" takes any name: a training clip is normal; the
+    condition of a test clip comes from its folder (`test/normal/`, `test/anomaly/`) or a word of its name,
+    else it is unknown; both are of the source domain unless the name follows the DCASE grammar.
+    """
+    path = PurePosixPath(path)
+    folders = path.parts[:-1]
+    depth = next((i for i in range(len(folders) - 1, 0, -1) if folders[i] in SPLITS), None)
+    if depth is None:
+        raise InputError(f"{path}: a clip lies in <machine>/train/ or <machine>/test/")
+    machine, split = folders[depth - 1], folders[depth]
+    if match := FULL_NAME.fullmatch(path.stem):
+        if match["split"] != split:
+            raise InputError(f"{path}: the name says {match['split']}, the folder says {split}")
+        return Clip(machine, match["section"], match["domain"], split, match["condition"],
+                    match["attribute"] or NO_ATTRIBUTE, match["index"])  # fmt: skip
+    if split == "test" and (match := BARE_NAME.fullmatch(path.stem)) and depth + 1 == len(folders):
+        return Clip(machine, match["section"], UNKNOWN, split, UNKNOWN, UNKNOWN, match["index"])
+    if grammar == "dcase":
+        raise InputError(
+            f"{path}: not a DCASE clip name, section_<NN>_<source|target>_{split}_<normal|anomaly>_<index>_"
+            "<attributes>.wav (own recordings with other names: dataset=folder)"
+        )
+    if split == "train":
+        condition = "normal"
+    else:
+        # the folder below test/ decides before the name does
+        words = [w for part in (*folders[depth + 1 :], path.stem) for w in CONDITION_WORD.findall(part.lower())]
+        condition = UNKNOWN if not words else "normal" if words[0] == "normal" else "anomaly"
+    return Clip(machine, "00", "source", split, condition, NO_ATTRIBUTE, path.stem)
+
+
+def discover_machines(root: Path) -> list[str]:
+    """Names of the machine folders below `root`, sorted."""
+    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def index_clips(
+    root: str | Path,
+    machines: list[str] | None = None,
+    grammar: str = "dcase",
+    required: tuple[str, ...] = SPLITS,
+) -> pd.DataFrame:
+    """The table of all clips of `machines` (all folders below `root` if None), machines in the order given.
+
+    Columns: path (relative to root, with /), machine, split, section, domain, condition, attribute; sorted by
+    path within a machine, so that nothing depends on the file system. A machine with several sections becomes
+    one machine per section, `<machine>_section_<NN>`.
+    Raises InputError for a missing folder of the `required` splits, an empty one, or a name that breaks the
+    grammar.
+    """
+    root = Path(root)
+    if grammar not in GRAMMARS:
+        raise InputError(f"grammar={grammar!r}: allowed are {', '.join(GRAMMARS)}")
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; data_dir must hold <dataset>/all/raw/<machine>/{{train,test}}")
+    if not (machines := discover_machines(root) if machines is None else list(machines)):
+        raise InputError(f"{root}: no machine folder in it; expected <machine>/{{train,test}}/*.wav")
+    rows = []
+    for machine in machines:
+        for split in SPLITS:
+            folder = root / machine / split
+            if not folder.is_dir():
+                if split not in required:
+                    continue
+                raise InputError(f"{folder}: no such folder; every machine needs {' and '.join(required)}")
+            pattern = "**/*" if grammar == "free" else "*"
+            # Path.glob would not follow links to folders
+            names = [Path(name).as_posix() for name in iglob(pattern, root_dir=folder, recursive=True)]  # noqa: PTH207
+            paths = sorted(f"{machine}/{split}/{name}" for name in names if name.lower().endswith(AUDIO_SUFFIXES))
+            if not paths:
+                raise InputError(f"{folder}: no {' or '.join(AUDIO_SUFFIXES)} file in it")
+            clips = [parse_clip(path, grammar) for path in paths]
+            rows += [(path, machine, split, clip.section, clip.domain, clip.condition, clip.attribute)
+                     for path, clip in zip(paths, clips, strict=True)]  # fmt: skip
+    columns = ["path", "machine", "split", "section", "domain", "condition", "attribute"]
+    table = pd.DataFrame(rows, columns=columns)
+    if len(bad := table[(table.split == "train") & (table.condition != "normal")]):
+        raise InputError(f"{root / bad.path.iloc[0]}: an anomalous clip in train/; training clips are normal")
+    several = table.groupby("machine").section.transform("nunique") > 1
+    table.loc[several, "machine"] += "_section_" + table.section[several]
+    return table
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Clips per machine, split, domain and condition, as text."""
+    kind = table.split + " " + table.domain + (" " + table.condition).where(table.split == "test", "")
+    counts = pd.crosstab(table.machine, kind)[sorted(kind.unique(), key=lambda k: (k.split()[0] == "test", k))]
+    counts.columns = [column.replace(UNKNOWN, "?") for column in counts]
+    return counts.loc[table.machine.unique()].rename_axis(None).to_string()

@@ -1,0 +1,33 @@
+"""What a person did or gave that cannot work: entry points tell it in one line, without a traceback."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class InputError(ValueError):
+    """A file or setting that cannot be used; the message names it, its value and what is allowed."""
+
+
+class RunHeld(RuntimeError):
+    """Another process works on this run folder."""
+
+
+@contextmanager
+def one_line_errors(*others: type[Exception]) -> Iterator[None]:
+    """InputError and the `others` are told in one line and exit 1; a run held elsewhere exits 3."""
+    try:
+        yield
+    except RunHeld as error:
+        print(error, file=sys.stderr)
+        sys.exit(3)
+    except (InputError, *others) as error:
+        cause: BaseException = error  # configuration libraries wrap what a constructor raises
+        while cause.__cause__ is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__
+        text = str(cause if isinstance(cause, InputError) else error).partition("Config search path")[0]
+        print("error:", " ".join(text.split()), file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,171 @@
+"""Scoring of a run: embed all clips once per epoch, score every machine, write CSVs and figures.
+
+Training, inference and the ensemble all end here, so their files have one form.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.base import BaseEstimator, clone
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from unlabeledasd.clips import UNKNOWN
+from unlabeledasd.data import ClipDataset, collate
+from unlabeledasd.errors import InputError
+from unlabeledasd.metrics import OFFICIAL, challenge_score, evaluate
+from unlabeledasd.networks import MultiResolutionNet
+from unlabeledasd.runs import Run, write_csv, write_npz
+from unlabeledasd.waveforms import to_float
+
+ENSEMBLE = "ensemble"
+CLIP_COLUMNS = ["path", "is_normal", "is_target"]
+
+
+def load_extractor(extractor: MultiResolutionNet, checkpoint: Path) -> MultiResolutionNet:
+    """Fill an extractor with the weights that a run kept."""
+    prefix = "extractor."
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        extractor.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{checkpoint}: not a checkpoint of this extractor ({reason})") from error
+    return extractor
+
+
+@torch.inference_mode()
+def embed(
+    extractor: MultiResolutionNet,
+    root: Path,
+    paths: list[str],
+    channel: int | None = None,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    device: str | torch.device = "cpu",
+    description: str = "embedding",
+) -> np.ndarray:
+    """Raw embeddings (N, D) float32 of clips, each from its first samples."""
+    dataset = ClipDataset(root, paths, np.zeros(len(paths), dtype=int), extractor.n_samples, channel)
+    items = [(i, 0.0) for i in range(len(paths))]
+    loader = DataLoader(dataset, batch_size, sampler=items, collate_fn=collate, num_workers=num_workers)
+    extractor = extractor.to(device).eval()
+    embeddings = []
+    with tqdm(total=len(paths), desc=description, unit="clip", leave=False) as bar:
+        for wave, _ in loader:
+            embeddings.append(extractor(to_float(wave.to(device)))[0].cpu())
+            bar.update(len(wave))
+    return torch.cat(embeddings).numpy()
+
+
+def flags(column: pd.Series, value: str) -> pd.Series:
+    """1 where `column` is `value`, 0 where it is something else, empty where it is unknown."""
+    return (column == value).astype("Int64").mask(column == UNKNOWN)
+
+
+def score_machines(
+    run: Run,
+    version: str,
+    stem: str,
+    table: pd.DataFrame,
+    embeddings: np.ndarray,
+    scorers: list[BaseEstimator],
+    stored: Path | None = None,
+) -> None:
+    """Fit each machine's scorers on its training clips and write its score and result CSVs.
+
+    table: clips, one row per row of embeddings (N, D). A machine without training clips in `table` is scored by
+    the arrays that `stored` keeps. The fitted arrays are written last, to `all/scorers/<version>/`.
+    """
+    arrays = {}
+    if stored is not None:
+        with np.load(stored, allow_pickle=False) as file:
+            arrays = dict(file)
+    for machine in table.machine.unique():
+        train, test = ((table.machine == machine) & (table.split == split) for split in ("train", "test"))
+        fitted = []
+        for scorer in map(clone, scorers):
+            prefix = f"{machine}/{scorer.column}/"
+            if train.any():
+                scorer.fit(embeddings[train], (table.domain[train] == "target").to_numpy())
+                arrays |= {prefix + name: value for name, value in vars(scorer).items() if name.endswith("_")}
+            elif kept := {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}:
+                vars(scorer).update(kept)
+            else:
+                raise InputError(f"{machine}: no training clips to fit {scorer.column}, and {stored} has none of it")
+            fitted.append(scorer)
+        for split, rows in (("train", train), ("test", test)):
+            clips = table[rows]
+            scores = pd.DataFrame({
+                "path": clips.path,
+                "is_normal": flags(clips.condition, "normal"),
+                "is_target": flags(clips.domain, "target"),
+                **{scorer.column: scorer.score(embeddings[rows]) for scorer in fitted if rows.any()},
+            })  # fmt: skip
+            if rows.any():
+                write_scores(run.version(machine, version), stem, split, scores)
+    write_npz(run.scorers(version if version == stem else f"{version}/{stem}"), arrays)
+
+
+def write_scores(folder: Path, stem: str, split: str, scores: pd.DataFrame) -> None:
+    """Write `<stem>_<split>_score.csv`, and for test clips whose flags are all known `<stem>_test_result.csv`."""
+    write_csv(folder / f"{stem}_{split}_score.csv", scores)
+    if split == "test" and scores[CLIP_COLUMNS].notna().all(axis=None):
+        columns = [column for column in scores if column.startswith("AS-")]
+        results = [{"post_process": c, **evaluate(scores[c], scores.is_normal, scores.is_target)} for c in columns]
+        write_csv(folder / f"{stem}_test_result.csv", pd.DataFrame(results))
+
+
+def average_scores(run: Run, sources: list[tuple[str, str]], version: str, column: str) -> None:
+    """Write the mean of `column` over `sources`, (version, stem) each, as column AS-ensemble of `version`.
+
+    All machines that have the first source; InputError where another lacks it, or lists other clips.
+    """
+    for machine in run.machines(sources[0][0]):
+        for split in ("train", "test"):
+            files = [run.version(machine, v) / f"{stem}_{split}_score.csv" for v, stem in sources]
+            if split == "train" and not files[0].is_file():
+                continue  # scored without training clips
+            tables = [read_scores(file, column) for file in files]
+            clips = tables[0][CLIP_COLUMNS]
+            for file, table in zip(files, tables, strict=True):
+                if not table[CLIP_COLUMNS].equals(clips):
+                    raise InputError(f"{file}: its clips or flags differ from those of {files[0]}")
+            mean = np.mean([table[column] for table in tables], axis=0)
+            write_scores(run.version(machine, version), ENSEMBLE, split, clips.assign(**{f"AS-{ENSEMBLE}": mean}))
+
+
+def read_scores(file: Path, column: str) -> pd.DataFrame:
+    """A score CSV with the flags as nullable integers; InputError where the file or `column` is missing."""
+    if not file.is_file():
+        raise InputError(f"{file}: no such score CSV")
+    table = pd.read_csv(file, dtype={"is_normal": "Int64", "is_target": "Int64"}, float_precision="round_trip")
+    if column not in table:
+        raise InputError(f"{file}: no column {column}, it has {', '.join(c for c in table if c.startswith('AS-'))}")
+    if table[column].isna().any():
+        raise InputError(f"{file}: {table[column].isna().sum()} empty scores in column {column}")
+    return table
+
+
+def report(run: Run, version: str, stem: str, machines: list[str]) -> str:
+    """The official figures of each machine and the challenge score, as text; one line for what does not exist."""
+    rows, notes = {}, []
+    for machine in machines:
+        file = run.version(machine, version) / f"{stem}_test_result.csv"
+        if file.is_file():
+            rows[machine] = pd.read_csv(file).iloc[0]
+        else:
+            notes.append(f"{machine}: test clips of unknown condition or domain; scores were written, no figures")
+    names = ["hmean_official", *OFFICIAL]
+    lines = [f"{'machine':20}" + "".join(f"{name:>18}" for name in names)]
+    lines += [f"{machine:20}" + "".join(f"{row[name]:18.4f}" for name in names) for machine, row in rows.items()]
+    empty = {name: [m for m, row in rows.items() if np.isnan(row[name])] for name in OFFICIAL}
+    for name, lacking in empty.items():
+        if lacking:
+            notes.append(f"{name} does not exist for {', '.join(lacking)}: no such normal or anomalous test clips")
+    if rows:
+        lines.append(f"{'challenge score':20}{challenge_score([dict(row) for row in rows.values()]):18.4f}")
+    where = f"CSVs: {run.folder}/<machine>/infer/version_{version}/"
+    return "\n".join([*(lines if rows else []), *notes, where])

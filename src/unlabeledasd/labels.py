@@ -1,0 +1,54 @@
+"""Class labels of the training clips: one class index per clip, kept as JSON with relative paths."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from unlabeledasd.errors import InputError
+from unlabeledasd.runs import write_json
+
+FIELDS = ("machine", "attribute", "domain", "section")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """classes: sorted names; clips: path relative to the data root -> index into `classes`."""
+
+    classes: list[str]
+    clips: dict[str, int]
+
+    @classmethod
+    def from_names(cls, paths: list[str], names: list[str]) -> "Labels":
+        classes = sorted(set(names))
+        index = {name: i for i, name in enumerate(classes)}
+        return cls(classes, {path: index[name] for path, name in zip(paths, names, strict=True)})
+
+    def of(self, paths: list[str]) -> np.ndarray:
+        """Class indices (N,) of clips, InputError for one without a label."""
+        if missing := [path for path in paths if path not in self.clips]:
+            raise InputError(f"{missing[0]}: no label for this clip ({len(missing)} of {len(paths)} have none)")
+        return np.array([self.clips[path] for path in paths])
+
+    def save(self, path: Path) -> None:
+        write_json(path, {"classes": self.classes, "clips": self.clips})
+
+    @classmethod
+    def load(cls, path: Path) -> "Labels":
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def labels_from_fields(table: pd.DataFrame, fields: Sequence[str]) -> Labels:
+    """Classes named by what the file names tell, `fields` joined by "-", of the training clips in `table`.
+
+    [machine, attribute, domain] are the classes of experiments 1 and 2, [machine, domain] those of the row
+    without attributes in experiment 3.
+    """
+    if not fields or not set(fields) <= set(FIELDS):
+        raise InputError(f"label.fields={list(fields)}: allowed are {', '.join(FIELDS)}, at least one")
+    training = table[table.split == "train"]
+    names = training[list(fields)].agg("-".join, axis=1)
+    return Labels.from_names(training.path.tolist(), names.tolist())

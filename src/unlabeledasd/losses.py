@@ -1,0 +1,38 @@
+"""Sub-cluster AdaCos (K. Wilkinghoff, "Sub-cluster AdaCos: learning representations for anomalous sound
+detection", IJCNN 2021) with the fixed scale, as used in arXiv 2409.09332."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SubclusterAdaCos(nn.Module):
+    """Cross entropy of soft labels against K sub-clusters per class on the unit sphere.
+
+    With unit-norm embedding e and centres w_ck and s = sqrt(2) ln(C K - 1):
+    p_c = sum_k softmax(s <e, w>)_ck over all C K centres; loss = -sum_c y_c ln p_c, mean over the batch.
+    The embedding is normalised here, as a whole. Frozen centres are a buffer: never trained nor decayed.
+    """
+
+    def __init__(self, embedding_size: int, n_classes: int, n_subclusters: int = 16, trainable: bool = False):
+        super().__init__()
+        if n_classes * n_subclusters < 3:
+            raise ValueError(f"n_classes={n_classes}, n_subclusters={n_subclusters}: the scale needs 3 centres")
+        self.scale = math.sqrt(2) * math.log(n_classes * n_subclusters - 1)
+        # Xavier-uniform of the (embedding_size, n_classes * n_subclusters) matrix
+        bound = math.sqrt(6 / (embedding_size + n_classes * n_subclusters))
+        centers = torch.empty(n_classes, n_subclusters, embedding_size).uniform_(-bound, bound)
+        if trainable:
+            self.centers = nn.Parameter(centers)
+        else:
+            self.register_buffer("centers", centers)
+
+    def forward(self, embedding: Tensor, soft_labels: Tensor) -> Tensor:
+        """embedding (B, D), soft_labels (B, C) -> scalar."""
+        centers = F.normalize(self.centers, dim=-1).flatten(0, 1)  # (C K, D)
+        logits = self.scale * F.normalize(embedding, dim=-1) @ centers.T  # (B, C K)
+        by_class = logits.unflatten(1, self.centers.shape[:2]).logsumexp(-1)  # (B, C)
+        # ln p_c in one step: two steps, softmax then logarithm, would reach ln 0
+        return -(soft_labels * F.log_softmax(by_class, dim=-1)).sum(-1).mean()

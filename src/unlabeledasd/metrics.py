@@ -1,0 +1,51 @@
+"""The official figures of DCASE Challenge Task 2, per machine and over machines."""
+
+import numpy as np
+from scipy.stats import hmean
+from sklearn.metrics import roc_auc_score
+
+SECTION = "0"
+OFFICIAL = tuple(f"{SECTION}_{name}" for name in ("source_auc_all", "target_auc_all", "all_pauc_all"))
+MAX_FPR = 0.1
+
+
+def harmonic_mean(values: list[float]) -> float:
+    """nan if one is nan or there is none, 0 if one is 0."""
+    values = np.asarray(values, dtype=float)
+    return float(hmean(values)) if len(values) and not np.isnan(values).any() else float("nan")
+
+
+def evaluate(scores: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray) -> dict[str, float]:
+    """All figures of one machine's test clips, in the order of the result CSV.
+
+    scores (N,), higher = more anomalous; is_normal, is_target (N,) bool or 0/1. `*_all` sets the normal clips
+    of a domain against the anomalies of both, `*_only` against those of that domain; pAUC goes to a false
+    positive rate of 0.1, standardised so that chance is 0.5. nan where a domain or a class is absent.
+    """
+    scores = np.asarray(scores, dtype=float)
+    normal, target = np.asarray(is_normal).astype(bool), np.asarray(is_target).astype(bool)
+    if not len(scores) == len(normal) == len(target):
+        raise ValueError(f"scores, is_normal, is_target differ in length: {len(scores)}, {len(normal)}, {len(target)}")
+    if np.isnan(scores).any():
+        raise ValueError(f"{np.isnan(scores).sum()} of {len(scores)} scores are nan")
+    domains = {"source": ~target, "target": target}
+
+    def auc(normals: np.ndarray, anomalies: np.ndarray, max_fpr: float | None = None) -> float:
+        chosen = normals | anomalies
+        if not normals.any() or not anomalies.any():
+            return float("nan")
+        return float(roc_auc_score(anomalies[chosen], scores[chosen], max_fpr=max_fpr))
+
+    result = {f"{SECTION}_{name}_auc_all": auc(normal & domain, ~normal) for name, domain in domains.items()}
+    result[f"{SECTION}_all_pauc_all"] = auc(normal, ~normal, MAX_FPR)
+    for name, domain in domains.items():
+        result[f"{SECTION}_{name}_pauc_all"] = auc(normal & domain, ~normal, MAX_FPR)
+    for name, domain in domains.items():
+        result[f"{SECTION}_{name}_auc_only"] = auc(normal & domain, ~normal & domain)
+        result[f"{SECTION}_{name}_pauc_only"] = auc(normal & domain, ~normal & domain, MAX_FPR)
+    return {"hmean_official": harmonic_mean([result[name] for name in OFFICIAL]), **result}
+
+
+def challenge_score(results: list[dict[str, float]]) -> float:
+    """Harmonic mean over all 3 x M official values of M machines (not the mean of the machines' means)."""
+    return harmonic_mean([result[name] for result in results for name in OFFICIAL])

@@ -1,0 +1,71 @@
+"""Lightning glue: one module per loss family."""
+
+from collections.abc import Callable, Iterable
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from unlabeledasd.augment import mixup
+from unlabeledasd.networks import BRANCH_SIZE, MultiResolutionNet
+from unlabeledasd.waveforms import to_float
+
+
+class SubspaceLossModule(pl.LightningModule):
+    """Sub-cluster AdaCos on the concatenated embedding (frozen centres) + `subspace_weight` x the sum over the
+    branches of sub-cluster AdaCos on that branch's numbers (trainable centres), arXiv 2409.09332 Eq. (3).
+
+    A weight of 0 leaves the branch losses out: the methods na_*. A batch is (waveforms (B, T) int16 or float,
+    class indices (B,)).
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        extractor: MultiResolutionNet,
+        loss: Callable[..., nn.Module],
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        subspace_weight: float = 1.0,
+        mixup_prob: float = 0.5,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.n_classes = n_classes
+        self.extractor = extractor
+        self.loss = loss(embedding_size=extractor.embedding_size, n_classes=n_classes)
+        n_heads = extractor.n_branches if subspace_weight else 0
+        self.branch_losses = nn.ModuleList(
+            loss(embedding_size=BRANCH_SIZE, n_classes=n_classes, trainable=True) for _ in range(n_heads)
+        )
+        self.make_optimizer = optimizer
+        self.subspace_weight = subspace_weight
+        self.mixup_prob = mixup_prob
+        self.seed = seed
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.make_optimizer(self.parameters())
+
+    def on_train_epoch_start(self) -> None:
+        # The draws of an epoch depend on the seed and the epoch alone, so that a resumed run repeats them.
+        self.generator = torch.Generator(self.device).manual_seed(self.seed * 100_003 + self.current_epoch)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        wave, labels = batch
+        soft_labels = F.one_hot(labels, self.n_classes).float()
+        wave, soft_labels = mixup(to_float(wave), soft_labels, self.mixup_prob, self.generator)
+        losses = self.losses(*self.extractor(wave), soft_labels)
+        total = sum(losses.values())
+        self.log("loss", total, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(wave))
+        self.log_dict({f"loss/{name}": value for name, value in losses.items()}, on_step=False, on_epoch=True,
+                      batch_size=len(wave))  # fmt: skip
+        return total
+
+    def losses(self, embedding: Tensor, branches: list[Tensor], soft_labels: Tensor) -> dict[str, Tensor]:
+        """The weighted terms of the loss by name."""
+        terms = {"whole": self.loss(embedding, soft_labels)}
+        if self.branch_losses:
+            heads = zip(self.branch_losses, branches, strict=True)
+            terms["branches"] = self.subspace_weight * sum(head(branch, soft_labels) for head, branch in heads)
+        return terms

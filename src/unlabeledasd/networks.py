@@ -1,0 +1,160 @@
+"""The feature extractor of arXiv 2409.09332: one branch on the whole-clip spectrum, one per STFT resolution.
+
+No convolution or linear layer has a bias, and the embedding is returned raw: the losses and scorers normalise.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unlabeledasd.errors import InputError
+from unlabeledasd.spectra import StftMagnitude, spectrum_magnitude
+
+BRANCH_SIZE = 128  # numbers per branch
+SPECTRUM_CONVS = ((256, 64), (64, 32), (16, 4))  # kernel, stride
+
+
+class SqueezeExcitation(nn.Module):
+    """Rescales the channels of (B, C, ...) by gates in (0, 1) computed from their global means."""
+
+    def __init__(self, channels: int, reduction: int = 16):
+        super().__init__()
+        self.squeeze = nn.Linear(channels, channels // reduction, bias=False)
+        self.excite = nn.Linear(channels // reduction, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates = torch.sigmoid(self.excite(F.relu(self.squeeze(x.flatten(2).mean(-1)))))  # (B, C)
+        return x * gates.view(*gates.shape, *[1] * (x.dim() - 2))
+
+
+class SpectrumEncoder(nn.Module):
+    """Whole-clip magnitude spectrum (B, n_bins) -> (B, 128)."""
+
+    def __init__(self, n_bins: int):
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels, length = 1, n_bins
+        for kernel, stride in SPECTRUM_CONVS:
+            layers += [nn.Conv1d(channels, BRANCH_SIZE, kernel, stride, bias=False), nn.ReLU(),
+                       SqueezeExcitation(BRANCH_SIZE)]  # fmt: skip
+            channels, length = BRANCH_SIZE, (length - kernel) // stride + 1
+        self.convs = nn.Sequential(*layers)
+        layers, size = [], BRANCH_SIZE * length
+        for _ in range(5):
+            layers += [nn.Linear(size, BRANCH_SIZE, bias=False), nn.BatchNorm1d(BRANCH_SIZE), nn.ReLU()]
+            size = BRANCH_SIZE
+        self.head = nn.Sequential(*layers, nn.Linear(size, BRANCH_SIZE, bias=False))
+
+    def forward(self, spectrum: Tensor) -> Tensor:
+        return self.head(self.convs(spectrum.unsqueeze(1)).flatten(1))
+
+
+class ResidualBlock(nn.Module):
+    """(B, C_in, F, frames) -> (B, C_out, ceil(F / stride), ceil(frames / stride)); both paths start from BN(x)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(in_channels)
+        self.residual = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
+            SqueezeExcitation(out_channels),
+        )
+        self.skip = nn.Identity()
+        if stride > 1:
+            self.skip = nn.Sequential(
+                nn.MaxPool2d(3, stride, padding=1), nn.Conv2d(in_channels, out_channels, 1, bias=False)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return self.skip(x) + self.residual(x)
+
+
+class StftEncoder(nn.Module):
+    """STFT magnitude (B, n_bins, frames) -> (B, 128)."""
+
+    def __init__(self, n_bins: int):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(n_bins)
+        layers = [nn.Conv2d(1, 16, 7, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2)]
+        in_channels, height = 16, ((n_bins - 7) // 2 + 1 - 3) // 2 + 1
+        for channels, stride in ((16, 1), (32, 2), (64, 2), (128, 2)):
+            layers += [ResidualBlock(in_channels, channels, stride), ResidualBlock(channels, channels, 1)]
+            in_channels, height = channels, -(-height // stride)
+        self.blocks = nn.Sequential(*layers)
+        self.head = nn.Sequential(
+            nn.BatchNorm1d(in_channels * height), nn.Linear(in_channels * height, BRANCH_SIZE, bias=False)
+        )
+
+    def forward(self, stft: Tensor) -> Tensor:
+        x = self.blocks(self.norm(stft).unsqueeze(1))  # (B, 128, F', frames')
+        return self.head(x.amax(-1).flatten(1))
+
+
+class StftBranch(nn.Module):
+    """(B, T) -> (B, 128) by one STFT resolution."""
+
+    def __init__(self, n_fft: int, sample_rate: int, band_hz: Sequence[float], time_mean_removed: bool = False):
+        super().__init__()
+        self.time_mean_removed = time_mean_removed
+        self.stft = StftMagnitude(n_fft, sample_rate, band_hz)
+        self.encoder = StftEncoder(self.stft.n_bins)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        stft = self.stft(wave)
+        if self.time_mean_removed:
+            stft = stft - stft.mean(-1, keepdim=True)
+        return self.encoder(stft)
+
+
+class MultiResolutionNet(nn.Module):
+    """(B, T) float waveforms, T = clip_seconds x sample_rate -> (embedding (B, 128 (n + 1)), list of (B, 128)).
+
+    The branches are the whole-clip spectrum, then one STFT per entry of `n_ffts`, in the order given (larger
+    first by convention). `time_mean_removed` names the n_ffts whose bins have their mean over time subtracted:
+    none in the paper; [4096] gives what the released na_0256_1024_4096 computes.
+    """
+
+    def __init__(
+        self,
+        n_ffts: Sequence[int] = (4096, 256),
+        clip_seconds: float = 18,
+        sample_rate: int = 16000,
+        band_hz: Sequence[float] = (200, 8000),
+        time_mean_removed: Sequence[int] = (),
+    ):
+        super().__init__()
+        self.n_samples = round(clip_seconds * sample_rate)
+        if self.n_samples < (least := least_samples()):
+            raise InputError(
+                f"clip_seconds={clip_seconds}: too short, the spectrum branch needs at least {least:,} samples "
+                f"({-(-least * 1000 // sample_rate) / 1000:.3f} s at {sample_rate} Hz)"
+            )
+        if unknown := set(time_mean_removed) - set(n_ffts):
+            raise InputError(f"time_mean_removed={sorted(unknown)}: not among n_ffts={list(n_ffts)}")
+        self.spectrum = SpectrumEncoder(self.n_samples // 2 + 1)
+        self.stfts = nn.ModuleList(
+            StftBranch(n_fft, sample_rate, band_hz, n_fft in time_mean_removed) for n_fft in n_ffts
+        )
+        self.n_branches = 1 + len(self.stfts)
+        self.embedding_size = BRANCH_SIZE * self.n_branches
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
+        if wave.dim() != 2 or wave.shape[1] != self.n_samples:
+            raise InputError(f"waveforms of shape {tuple(wave.shape)}: expected (batch, {self.n_samples})")
+        branches = [self.spectrum(spectrum_magnitude(wave)), *(branch(wave) for branch in self.stfts)]
+        return torch.cat(branches, dim=1), branches
+
+
+def least_samples() -> int:
+    """The shortest clip that leaves the spectrum branch one position after its convolutions."""
+    n_bins = 1
+    for kernel, stride in reversed(SPECTRUM_CONVS):
+        n_bins = (n_bins - 1) * stride + kernel
+    return 2 * (n_bins - 1)
