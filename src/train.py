@@ -38,7 +38,7 @@ def main(config: DictConfig) -> None:
 
 
 def prepare(config: DictConfig):
-    """-> (table of all clips, labels, module), checked; seeds the initialisation."""
+    """-> (table of all clips, labels, module, data), checked; seeds the initialisation."""
     from pytorch_lightning import seed_everything
 
     from unlabeledasd.clips import index_clips, summary
@@ -60,7 +60,8 @@ def prepare(config: DictConfig):
             "section_00_source_train_normal_0000_<condition>.wav"
         )
     seed_everything(config.seed, verbose=False)
-    return table, labels, build(config.model, n_classes=len(labels.classes))
+    module = build(config.model, n_classes=len(labels.classes))
+    return table, labels, module, build(config.data, table=table, labels=labels, n_samples=module.extractor.n_samples)
 
 
 def train(config: DictConfig, run: Run) -> None:
@@ -70,7 +71,7 @@ def train(config: DictConfig, run: Run) -> None:
     from unlabeledasd.training import KeepEpochs, ProgressBar, write_environment
 
     quiet_lightning()
-    table, labels, module = prepare(config)
+    table, labels, module, data = prepare(config)
     if run.labels.is_file() and Labels.load(run.labels) != labels:
         raise InputError(f"{run.labels}: other labels than the clips have now; remove {run.folder} to start anew")
     labels.save(run.labels)
@@ -80,7 +81,6 @@ def train(config: DictConfig, run: Run) -> None:
     trainer = build(config.trainer, max_epochs=epochs[-1], callbacks=callbacks)
     write_environment(run, trainer)
     if not all(run.checkpoint(epoch).is_file() for epoch in epochs):
-        data = build(config.data, table=table, labels=labels, n_samples=module.extractor.n_samples)
         resume = run.last_checkpoint if run.last_checkpoint.is_file() else None
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     for epoch in epochs:

@@ -141,7 +141,7 @@ def read_scores(file: Path, column: str) -> pd.DataFrame:
     """A score CSV with the flags as nullable integers; InputError where the file or `column` is missing."""
     if not file.is_file():
         raise InputError(f"{file}: no such score CSV")
-    table = pd.read_csv(file, dtype={"is_normal": "Int64", "is_target": "Int64"}, float_precision="round_trip")
+    table = pd.read_csv(file, dtype={"is_normal": "Int64", "is_target": "Int64"})
     if column not in table:
         raise InputError(f"{file}: no column {column}, it has {', '.join(c for c in table if c.startswith('AS-'))}")
     if table[column].isna().any():

@@ -1,0 +1,79 @@
+"""Small generated clips, and the entry points called in this process."""
+
+import sys
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import soundfile
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"  # official lists and real recordings, beside a developer's checkout
+METHODS = sorted(p.stem for p in (ROOT / "src/config/method").glob("*.yaml"))
+DATASETS = sorted(p.stem for p in (ROOT / "src/config/dataset").glob("*.yaml") if p.stem != "base")
+SECONDS = 4.4  # about the shortest clip that the spectrum branch takes
+
+
+def write_wav(path: Path, seconds: float = SECONDS, hz: float = 440.0, seed: int = 0, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rate = options.pop("samplerate", 16000)
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    wave = 0.2 * np.sin(2 * np.pi * hz * time) + 0.02 * rng.standard_normal(len(time))
+    soundfile.write(path, wave, rate, **{"subtype": "PCM_16", **options})
+    return path
+
+
+def make_machine(folder: Path, hz: float, source: int = 5, target: int = 2, test: int = 2) -> None:
+    """A machine in DCASE layout: two speeds as attributes; anomalies sound a fifth higher."""
+    for split, domain, condition, count in [
+        ("train", "source", "normal", source), ("train", "target", "normal", target),
+        *[("test", domain, condition, test) for domain in ("source", "target") for condition in ("normal", "anomaly")],
+    ]:  # fmt: skip
+        for i in range(count):
+            name = f"section_00_{domain}_{split}_{condition}_{i:04d}_speed_{1 + i % 2}.wav"
+            pitch = hz * (1 + i % 2) * (1.5 if condition == "anomaly" else 1)
+            write_wav(folder / split / name, hz=pitch, seed=round(hz) + i)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> Path:
+    """Two tiny machines as dataset=folder dataset.name=tiny; not to be changed."""
+    folder = tmp_path_factory.mktemp("data")
+    for machine, hz in (("fan", 200.0), ("pump", 900.0)):
+        make_machine(folder / "tiny/all/raw" / machine, hz)
+    return folder
+
+
+def tiny(data_dir: Path, results_dir: Path, *overrides: str, method: str = "na_1024") -> list[str]:
+    """Settings of a run of two epochs on the tiny machines, seconds on one core."""
+    return [
+        "dataset=folder", "dataset.name=tiny", f"dataset.clip_seconds={SECONDS}", "dataset.batch_size=4", "seed=1",
+        f"method={method}", f"data_dir={data_dir}", f"results_dir={results_dir}", "score_epochs=[1,2]",
+        "trainer.accelerator=cpu", *overrides,
+    ]  # fmt: skip
+
+
+def compose(config_name: str, overrides: list[str]) -> DictConfig:
+    with hydra.initialize_config_dir(str(ROOT / "src/config"), version_base="1.3"):
+        config = hydra.compose(config_name, overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)  # for ${hydra:runtime.choices.method}
+        return hydra.compose(config_name, overrides)
+
+
+def call(script, monkeypatch, *arguments: str) -> int:
+    """Run an entry point as the command line would; its exit status."""
+    monkeypatch.setattr(sys, "argv", [script.__file__, *arguments])
+    hydra.core.global_hydra.GlobalHydra.instance().clear()
+    try:
+        script.launch(script.main, script.__doc__)
+    except SystemExit as stop:
+        return stop.code
+    return 0
+
+
+def files_below(folder: Path, pattern: str = "**/*") -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.glob(pattern)) if p.is_file()}

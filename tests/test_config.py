@@ -1,0 +1,114 @@
+"""Every yaml composes, and every `_target_` node of it binds to its signature and types."""
+
+import re
+
+import pytest
+from conftest import DATASETS, METHODS, ROOT, compose
+from omegaconf import OmegaConf
+
+from settings import check_config, nodes
+from unlabeledasd.errors import InputError
+
+CONFIG = ROOT / "src/config"
+GROUPS = [
+    (file.parent.name, file.stem)
+    for file in sorted(CONFIG.glob("*/*.yaml"))
+    if file.parent.name not in ("dataset", "method")
+]
+SET = ["seed=1", "data_dir=data"]
+
+
+def settings(dataset: str, method: str) -> list[str]:
+    name = ["dataset.name=own"] if dataset == "folder" else []
+    return [f"dataset={dataset}", f"method={method}", *SET, *name]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_dataset_and_method(dataset, method):
+    config = compose("train", settings(dataset, method))
+    check_config(config)
+    OmegaConf.resolve(config)
+    assert config.run_dir == f"results/exp/{config.dataset.name}/{method}_1"
+    targets = [node["_target_"] for _, node in nodes(OmegaConf.to_container(config))]
+    assert len(targets) >= 9
+
+
+@pytest.mark.parametrize(("group", "name"), GROUPS)
+def test_every_other_file(group, name):
+    choice = f"scorer=[{name}]" if group == "scorer" else f"{group}={name}"
+    check_config(compose("train", [*settings("demo", "na_1024"), choice]))
+
+
+def test_no_yaml_is_left_out():
+    tested = {(CONFIG / group / f"{name}.yaml") for group, name in GROUPS}
+    tested |= {CONFIG / "dataset" / f"{name}.yaml" for name in [*DATASETS, "base"]}
+    tested |= {CONFIG / "method" / f"{name}.yaml" for name in METHODS}
+    assert set(CONFIG.rglob("*.yaml")) == tested | {CONFIG / "train.yaml", CONFIG / "infer.yaml"}
+
+
+@pytest.mark.parametrize("dataset", [[], ["dataset=demo"]])
+def test_infer(dataset):
+    check_config(compose("infer", ["run=results/exp/demo/x_1", "name=y", *dataset]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+model.dropout=0.1", r"model\.dropout: unknown key; .* takes .*mixup_prob"),
+        ("+data.shuffle=true", r"data\.shuffle: unknown key"),
+        ("model.mixup_prob=often", r"model\.mixup_prob='often': expected float"),
+        ("model.extractor.n_ffts=[4096,big]", r"model\.extractor\.n_ffts=\[4096, 'big'\]: expected .*int"),
+        ("model.extractor.n_ffts=4096", r"model\.extractor\.n_ffts=4096: expected"),
+        ("seed=one", r"^seed='one': expected int"),  # the key that was set, not one that refers to it
+        ("dataset.batch_size=2.5", r"^dataset\.batch_size=2\.5: expected int"),
+        ("trainer.accelerator=[cpu]", r"trainer\.accelerator=\['cpu'\]: expected"),
+        ("scorer.target_kmeans_cos.n_clusters=many", r"n_clusters='many': expected int"),
+        ("~model.optimizer", r"model\.optimizer is not set"),
+        ("~label.fields", r"label\.fields is not set"),
+        ("+model.n_classes=3", r"model\.n_classes: set by the program"),
+        ("model.loss._target_=unlabeledasd.losses.ArcFace", r"_target_=unlabeledasd\.losses\.ArcFace: cannot be found"),
+        ("label._target_=nowhere.labels", r"label\._target_=nowhere\.labels: cannot be found"),
+        ("data_dir=???", r"^data_dir is not set: give data_dir=VALUE"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_named(override, message):
+    config = compose("train", [*settings("demo", "subloss_0256_4096"), override])
+    with pytest.raises(InputError, match=message) as error:
+        check_config(config)
+    assert "\n" not in str(error.value)
+
+
+def test_methods_of_table_1():
+    """The branches say what the name says, larger first."""
+    for method in METHODS:
+        n_ffts = compose("train", settings("dcase2024", method)).model.extractor.n_ffts
+        assert sorted(n_ffts, reverse=True) == n_ffts
+        assert sorted(f"{n_fft:04d}" for n_fft in n_ffts) == re.findall(r"\d{4}", method)
+
+
+def test_published_settings():
+    for method, weight in (("na_0256_4096", 0.0), ("subloss_0256_4096", 1.0)):
+        config = compose("train", settings("dcase2023", method))
+        OmegaConf.resolve(config)
+        assert config.model.subspace_weight == weight
+        assert config.model.loss.n_subclusters == 16
+        assert config.model.mixup_prob == 0.5
+        assert config.model.optimizer == {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3}
+        assert (config.data.batch_size, config.dataset.clip_seconds) == (64, 18)
+        assert config.score_epochs == [12, 14, 16]
+        assert config.model.extractor.time_mean_removed == []
+
+
+@pytest.mark.parametrize(
+    ("dataset", "development", "evaluation", "unlabeled"),
+    [("dcase2023", 7, 7, 0), ("dcase2024", 7, 9, 7), ("dcase2025", 7, 8, 7), ("dcase2026", 7, 5, 0), ("demo", 4, 0, 0)],
+)
+def test_machines(dataset, development, evaluation, unlabeled):
+    config = compose("train", settings(dataset, "na_1024")).dataset
+    machines = [*config.machines.development, *config.machines.evaluation]
+    assert (len(config.machines.development), len(config.machines.evaluation)) == (development, evaluation)
+    assert len(set(machines)) == len(machines)
+    assert len(config.unlabeled) == unlabeled
+    assert set(config.unlabeled) <= set(machines)
+    assert config.channel == (0 if dataset == "dcase2026" else None)

@@ -1,0 +1,108 @@
+"""The job scripts, with a stand-in for python where the runs themselves do not matter."""
+
+import os
+import subprocess
+
+import pytest
+from conftest import DATASETS, METHODS, ROOT
+
+STAND_IN = """#!/bin/sh
+case "$1" in
+  *missing_requirements.py) exit 0 ;;
+  src/train.py)
+    echo "RUNS_AFTER=$RUNS_AFTER $*" >> "$LOG"
+    case "$*" in *seed=2*) exit ${STATUS:-0} ;; esac
+    exit 0 ;;
+esac
+exit 99
+"""
+
+
+@pytest.fixture
+def job(tmp_path):
+    stand_in = tmp_path / "bin/python"
+    stand_in.parent.mkdir()
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o755)
+
+    def run(script: str, *arguments: str, **environment: str):
+        names = ("DATA_DIR", "DATASETS", "METHODS", "SEEDS", "OVERRIDES", "DRY_RUN", "FAIL_FAST", "RESULTS_DIR")
+        clean = {name: value for name, value in os.environ.items() if name not in names}
+        clean |= {"PATH": f"{stand_in.parent}:{clean['PATH']}", "LOG": str(tmp_path / "log"),
+                  "RESULTS_DIR": str(tmp_path / "results"), "DATA_DIR": str(tmp_path)}  # fmt: skip
+        clean |= environment
+        return subprocess.run([ROOT / "jobs/exp" / script, *arguments], env=clean, cwd=tmp_path, capture_output=True,
+                              text=True, check=False)  # fmt: skip
+
+    run.log = lambda: (tmp_path / "log").read_text().splitlines() if (tmp_path / "log").exists() else []
+    return run
+
+
+def test_grid_of_table_1(job):
+    lines = job("exp1.sh", DRY_RUN="1", DATA_DIR="").stdout.splitlines()
+    assert len(lines) == len(set(lines)) == 7 * 2 * 5
+    assert all(line.startswith("python src/train.py dataset=dcase202") for line in lines)
+    methods = {word.partition("=")[2] for line in lines for word in line.split() if word.startswith("method=")}
+    assert methods == {method for method in METHODS if method.startswith("na_")}
+    assert job.log() == []
+
+
+def test_every_default_names_a_config(job):
+    for script in ("exp1.sh", "exp2.sh"):
+        for line in job(script, DRY_RUN="1").stdout.splitlines():
+            settings = dict(word.split("=") for word in line.split()[2:])
+            assert settings["dataset"] in DATASETS
+            assert settings["method"] in METHODS
+
+
+def test_runs_one_after_the_other(job, tmp_path):
+    done = job("exp2.sh", DATASETS="demo folder:pumps", SEEDS="1 2", OVERRIDES="data.num_workers=2 score_epochs=[1]")
+    assert done.returncode == 0, done.stderr
+    log = job.log()
+    assert [line.split()[0] for line in log] == [f"RUNS_AFTER={n}" for n in (3, 2, 1, 0)]
+    assert "dataset=demo method=subloss_0256_4096 seed=1" in log[0]
+    assert "dataset=folder dataset.name=pumps method=subloss_0256_4096 seed=2" in log[3]
+    assert all(line.endswith("data.num_workers=2 score_epochs=[1]") for line in log)
+    assert "4 of 4 runs to do, about " in done.stdout
+
+
+def test_finished_runs_are_skipped(job, tmp_path):
+    marker = tmp_path / "results/demo/subloss_0256_4096_1/all/done"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    done = job("exp2.sh", DATASETS="demo", SEEDS="1 2")
+    assert "finished already" in done.stdout
+    assert "1 of 2 runs to do" in done.stdout
+    assert len(job.log()) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "fail_fast", "runs", "returncode", "message"),
+    [("1", "", 3, 1, "failed: demo subloss_0256_4096 2"), ("1", "1", 2, 1, "failed: demo subloss_0256_4096 2"),
+     ("3", "", 3, 0, "held elsewhere: demo subloss_0256_4096 2"), ("130", "", 2, 130, "")],
+)  # fmt: skip
+def test_a_run_that_does_not_finish(job, status, fail_fast, runs, returncode, message):
+    done = job("exp2.sh", DATASETS="demo", SEEDS="1 2 3", STATUS=status, FAIL_FAST=fail_fast)
+    assert len(job.log()) == runs
+    assert done.returncode == returncode
+    assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [([], {"DATA_DIR": ""}, "set data_dir in it, or export DATA_DIR"),
+     ([], {"DATA_DIR": "/nowhere"}, "DATA_DIR=/nowhere: no such folder"),
+     (["extra"], {}, "takes no arguments")],
+)  # fmt: skip
+def test_errors_in_one_line(job, arguments, environment, message):
+    done = job("exp1.sh", *arguments, **environment)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert job.log() == []
+
+
+def test_a_relative_data_dir_is_the_callers(job, tmp_path):
+    (tmp_path / "some data").mkdir()
+    assert job("exp2.sh", DATASETS="demo", SEEDS="1", DATA_DIR="some data").returncode == 0
+    assert f"data_dir={tmp_path}/some data" in job.log()[0]

@@ -1,0 +1,53 @@
+import pandas as pd
+import pytest
+
+from unlabeledasd.clips import parse_clip
+from unlabeledasd.errors import InputError
+from unlabeledasd.labels import Labels, labels_from_fields
+
+PATHS = [
+    "fan/train/section_00_source_train_normal_0000_speed_1.wav",
+    "fan/train/section_00_source_train_normal_0001_speed_2.wav",
+    "fan/train/section_00_target_train_normal_0002_speed_1.wav",
+    "pump/train/section_00_source_train_normal_0000_noAttribute.wav",
+    "pump/train/section_00_source_train_normal_0001_noAttribute.wav",
+    "fan/test/section_00_source_test_anomaly_0000_speed_9.wav",
+]
+
+
+@pytest.fixture
+def table():
+    return pd.DataFrame([{"path": path, **vars(parse_clip(path))} for path in PATHS])
+
+
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        (["machine", "attribute", "domain"],
+         ["fan-speed_1-source", "fan-speed_2-source", "fan-speed_1-target", *["pump-noAttribute-source"] * 2]),
+        (["machine", "domain"], ["fan-source"] * 2 + ["fan-target"] + ["pump-source"] * 2),
+        (["machine"], ["fan"] * 3 + ["pump"] * 2),
+    ],
+)  # fmt: skip
+def test_classes(table, fields, names):
+    labels = labels_from_fields(table, fields)
+    assert labels.classes == sorted(set(names))
+    assert [labels.classes[i] for i in labels.of(PATHS[:5])] == names
+    assert set(labels.clips) == set(PATHS[:5])  # training clips only
+    shuffled = labels_from_fields(table.sample(frac=1, random_state=0), fields)
+    assert shuffled.classes == labels.classes
+    assert shuffled.clips == labels.clips
+
+
+def test_round_trip(table, tmp_path):
+    labels = labels_from_fields(table, ["machine", "attribute"])
+    labels.save(tmp_path / "labels.json")
+    assert Labels.load(tmp_path / "labels.json") == labels
+
+
+def test_errors(table):
+    with pytest.raises(InputError, match="section_00_source_test_anomaly_0000"):
+        labels_from_fields(table, ["machine"]).of(PATHS)
+    for fields in ([], ["colour"], ["machine", "path"]):
+        with pytest.raises(InputError, match=r"label\.fields"):
+            labels_from_fields(table, fields)
