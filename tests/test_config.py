@@ -36,7 +36,8 @@ def test_dataset_and_method(dataset, method):
 
 @pytest.mark.parametrize(("group", "name"), GROUPS)
 def test_every_other_file(group, name):
-    choice = f"scorer=[{name}]" if group == "scorer" else f"{group}={name}"
+    package = "@model.loss" if group == "loss" else ""
+    choice = f"{group}{package}={name}"
     check_config(compose("train", [*settings("demo", "na_1024"), choice]))
 
 

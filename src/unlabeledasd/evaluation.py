@@ -31,12 +31,11 @@ def load_extractor(extractor: MultiResolutionNet, checkpoint: Path) -> MultiReso
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
         extractor.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     except Exception as error:  # a damaged file raises whatever its bytes lead to
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise InputError(f"{checkpoint}: not a checkpoint of this extractor ({reason})") from error
     return extractor
 
 
-@torch.inference_mode()
 def embed(
     extractor: MultiResolutionNet,
     root: Path,
@@ -51,9 +50,9 @@ def embed(
     dataset = ClipDataset(root, paths, np.zeros(len(paths), dtype=int), extractor.n_samples, channel)
     items = [(i, 0.0) for i in range(len(paths))]
     loader = DataLoader(dataset, batch_size, sampler=items, collate_fn=collate, num_workers=num_workers)
-    extractor = extractor.to(device).eval()
+    extractor = extractor.to(device).eval()  # outside inference mode, which would make these weights unloadable
     embeddings = []
-    with tqdm(total=len(paths), desc=description, unit="clip", leave=False) as bar:
+    with torch.inference_mode(), tqdm(total=len(paths), desc=description, unit="clip", leave=False) as bar:
         for wave, _ in loader:
             embeddings.append(extractor(to_float(wave.to(device)))[0].cpu())
             bar.update(len(wave))
@@ -159,13 +158,17 @@ def report(run: Run, version: str, stem: str, machines: list[str]) -> str:
         else:
             notes.append(f"{machine}: test clips of unknown condition or domain; scores were written, no figures")
     names = ["hmean_official", *OFFICIAL]
-    lines = [f"{'machine':20}" + "".join(f"{name:>18}" for name in names)]
-    lines += [f"{machine:20}" + "".join(f"{row[name]:18.4f}" for name in names) for machine, row in rows.items()]
+
+    def line(head: str, values: list) -> str:
+        cells = [value if isinstance(value, str) else "-" if np.isnan(value) else f"{value:.4f}" for value in values]
+        return f"{head:20}" + "".join(f"{cell:>18}" for cell in cells)
+
+    lines = [line("machine", names), *(line(machine, row[names].tolist()) for machine, row in rows.items())]
     empty = {name: [m for m, row in rows.items() if np.isnan(row[name])] for name in OFFICIAL}
     for name, lacking in empty.items():
         if lacking:
             notes.append(f"{name} does not exist for {', '.join(lacking)}: no such normal or anomalous test clips")
     if rows:
-        lines.append(f"{'challenge score':20}{challenge_score([dict(row) for row in rows.values()]):18.4f}")
+        lines.append(line("challenge score", [challenge_score([dict(row) for row in rows.values()])]))
     where = f"CSVs: {run.folder}/<machine>/infer/version_{version}/"
     return "\n".join([*(lines if rows else []), *notes, where])
