@@ -3,11 +3,12 @@
 import re
 import sys
 
-import infer
 import pandas as pd
 import pytest
-import train
 from conftest import ROOT, call, tiny
+
+import infer
+import train
 
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("*/README.md"))]
 
@@ -34,8 +35,8 @@ def test_examples_of_extending(extensions, data_dir, tmp_path, monkeypatch):
     assert len(example_files()) == 7
     results = tmp_path / "results"
     for method in ("softmax_0256_4096", "subloss_0256_4096_wide"):
-        arguments = tiny(data_dir, results, extensions, "score_epochs=[1]", "scorer=[target_kmeans_cos,nearest]", method=method)
-        assert call(train, monkeypatch, *arguments) == 0
+        overrides = [extensions, "score_epochs=[1]", "scorer=[target_kmeans_cos,nearest]"]
+        assert call(train, monkeypatch, *tiny(data_dir, results, *overrides, method=method)) == 0
         scores = pd.read_csv(results / f"tiny/{method}_1/fan/infer/version_epoch1/epoch1_test_score.csv")
         assert list(scores)[3:] == ["AS-TargetKmeansCos-16-plain", "AS-NearestCos"]
     run = f"run={results}/tiny/softmax_0256_4096_1"

@@ -34,5 +34,5 @@ class SubclusterAdaCos(nn.Module):
         centers = F.normalize(self.centers, dim=-1).flatten(0, 1)  # (C K, D)
         logits = self.scale * F.normalize(embedding, dim=-1) @ centers.T  # (B, C K)
         by_class = logits.unflatten(1, self.centers.shape[:2]).logsumexp(-1)  # (B, C)
-        # ln p_c in one step: two steps, softmax then logarithm, would reach ln 0
+        # ln p_c in one step: softmax and then logarithm can reach ln 0 in low precision
         return -(soft_labels * F.log_softmax(by_class, dim=-1)).sum(-1).mean()

@@ -23,6 +23,8 @@ def evaluate(scores: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray) -
     positive rate of 0.1, standardised so that chance is 0.5. nan where a domain or a class is absent.
     """
     scores = np.asarray(scores, dtype=float)
+    if not all(np.isin(flags, (0, 1)).all() for flags in (is_normal, is_target)):
+        raise ValueError("is_normal and is_target must be bool or 0/1")  # nan would count as true
     normal, target = np.asarray(is_normal).astype(bool), np.asarray(is_target).astype(bool)
     if not len(scores) == len(normal) == len(target):
         raise ValueError(f"scores, is_normal, is_target differ in length: {len(scores)}, {len(normal)}, {len(target)}")
