@@ -7,13 +7,10 @@
 
 method=subloss_0256_4096
 set -euo pipefail
-if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
-  sed -n '2,/^[^#]/{/^#/!q; s/^# \{0,1\}//p}' "$0"
-  exit
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/../jobs/environment.sh"
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "$0"; exit; fi
 config="$(realpath "${CONFIG:-$(dirname "${BASH_SOURCE[0]}")/epoch_12_14_16.yaml}")"
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source jobs/environment.sh
+cd "${REPOSITORY}"
 use_environment
 
 for dataset in ${DATASETS:-dcase2023 dcase2024}; do

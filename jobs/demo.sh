@@ -6,13 +6,11 @@
 # Writes venv/ (unless the active environment will do), data/demo/ and results/exp/demo/. The run is a cell of
 # exp2.sh, subloss_0256_4096 with seed 1; a second call prints its table again.
 set -euo pipefail
-if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
-  sed -n '2,/^[^#]/{/^#/!q; s/^# \{0,1\}//p}' "$0"
-  exit
-fi
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "$0"; exit; fi
+
+cd "${REPOSITORY}"
 bash jobs/setup.sh
-source jobs/environment.sh
 use_environment
 bash preprocess/make_demo.sh data
 run=results/exp/demo/subloss_0256_4096_1

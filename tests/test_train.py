@@ -1,6 +1,7 @@
 """A run end to end on tiny clips: files, resume, repeatability, every method, inference, ensemble."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -149,7 +150,9 @@ def test_finished_run_is_left_alone(run, data_dir, monkeypatch, capsys):
 
 def test_run_held_elsewhere(run, data_dir, monkeypatch, capsys):
     program = f"from unlabeledasd.runs import Run\nwith Run({str(run.folder)!r}).claim(): print(flush=True); input()"
-    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    here = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], env=here, **pipes) as holder:
         holder.stdout.readline()
         assert call(infer, monkeypatch, f"run={run.folder}", "name=busy") == 3
         holder.kill()

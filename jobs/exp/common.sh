@@ -2,12 +2,8 @@
 # Sourced by jobs/exp/*.sh, which set data_dir: settings that the environment may override, and the loop's two
 # steps: plan DATASET METHOD SEED for every run, then run_planned.
 set -euo pipefail
-
-# The header of the calling script is its help.
-if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then
-  sed -n '2,/^[^#]/{/^#/!q; s/^# \{0,1\}//p}' "$0"
-  exit
-fi
+source "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "$0"; exit; fi
 [[ $# == 0 ]] || { echo "$0: takes no arguments; settings come from the environment, see --help" >&2; exit 1; }
 
 read -ra DATASETS <<< "${DATASETS:-dcase2023 dcase2024}"
@@ -21,7 +17,7 @@ DATA_DIR="${DATA_DIR:-${data_dir:-}}"
 }
 [[ -d "${DATA_DIR}" || -n "${DRY_RUN:-}" ]] || { echo "DATA_DIR=${DATA_DIR}: no such folder" >&2; exit 1; }
 [[ "${DATA_DIR}" == /* ]] || DATA_DIR="${PWD}/${DATA_DIR}"   # as the caller stands
-cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+cd "${REPOSITORY}"
 RESULTS_DIR="${RESULTS_DIR:-results/exp}"
 MB_PER_RUN=100   # three kept epochs, scorers and score CSVs of 16 machines
 
@@ -43,8 +39,6 @@ run_planned() {
     [[ -e "${folder}/all/done" && -z "${DRY_RUN:-}" ]] && echo "finished already: ${folder}" || todo+=("${run}")
   done
   if [[ -z "${DRY_RUN:-}" ]]; then
-    # shellcheck source=jobs/environment.sh
-    source jobs/environment.sh
     use_environment
     mkdir -p "${RESULTS_DIR}"
     echo "${#todo[@]} of ${#PLAN[@]} runs to do, about $((${#todo[@]} * MB_PER_RUN)) MB in ${RESULTS_DIR}" \

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Table 2 - the subspace loss: subloss_0256_4096 x 2 datasets x 5 seeds.
+# Table 2 - feature exchange against the subspace loss: 2 methods x 2 datasets x 5 seeds.
 #
 #   DATA_DIR=/data jobs/exp/exp2.sh                                  everything
 #   DATA_DIR=/data DATASETS=dcase2024 SEEDS="1 2" jobs/exp/exp2.sh   a part (METHODS too)
@@ -10,7 +10,7 @@
 data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; the environment's DATA_DIR wins
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-read -ra METHODS <<< "${METHODS:-subloss_0256_4096}"
+read -ra METHODS <<< "${METHODS:-featex_0256_4096 subloss_0256_4096}"
 
 for dataset in "${DATASETS[@]}"; do
   for seed in "${SEEDS[@]}"; do

@@ -1,0 +1,30 @@
+# shellcheck shell=bash
+# Sourced by the job scripts, from any directory:
+#
+#   source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+#   use_environment
+#
+# After that plain `python` has what pyproject.toml asks for, and `import unlabeledasd` is this checkout's.
+
+REPOSITORY="$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+
+# usage SCRIPT: print its header, the comment lines below the first line.
+usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$1"; }
+
+# has_requirements PYTHON [dev]: succeed if this Python has all of them (dev: test tools too), else print what it lacks.
+has_requirements() {
+  "$1" "${REPOSITORY}/jobs/missing_requirements.py" "${@:2}" 2> /dev/null
+}
+
+# use_environment [dev]: the active environment (venv, conda, whatever `python` is) if it has everything, else venv/.
+use_environment() {
+  if ! has_requirements python "$@" > /dev/null; then
+    if ! has_requirements "${REPOSITORY}/venv/bin/python" "$@" > /dev/null; then
+      echo "no Python environment with all requirements yet: bash jobs/setup.sh${1:+ --$1}" >&2
+      exit 1
+    fi
+    export VIRTUAL_ENV="${REPOSITORY}/venv" PATH="${REPOSITORY}/venv/bin:${PATH}"
+  fi
+  # This checkout's package, even where it is not installed, or where that of another checkout is.
+  export PYTHONPATH="${REPOSITORY}/src${PYTHONPATH:+:${PYTHONPATH}}"
+}

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Lint and test everything: ruff, shellcheck, pytest; all three run, and the exit status is non-zero if one fails.
+# Sets up the environment first if there is none (jobs/setup.sh). Arguments go to pytest.
+#
+#   bash jobs/test.sh                       everything but the tests marked slow
+#   bash jobs/test.sh -m slow               the slow ones
+#   bash jobs/test.sh tests/test_setup.py -x
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+case "${1:-}" in
+  -h | --help) usage "$0"; exit 0 ;;
+esac
+
+cd "${REPOSITORY}"
+bash jobs/setup.sh --dev
+use_environment dev
+
+failed=0
+echo "== ruff"
+python -m ruff check . || failed=1
+echo "== shellcheck"
+find . .ci/run \( -name venv -o -name data -o -name results -o -name '.?*' \) -prune -o \
+  \( -name '*.sh' -o -path .ci/run \) -type f -exec shellcheck -x {} + || failed=1
+echo "== pytest"
+python -m pytest "$@" || failed=1
+exit "${failed}"
