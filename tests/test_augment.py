@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from unlabeledasd.augment import mixup
+from unlabeledasd.augment import exchange_features, mixup
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -107,3 +107,37 @@ def test_draws_come_from_the_generator_alone():
 def test_float32_stays_float32():
     mixed_wave, mixed_labels = mixup(torch.randn(4, 5), torch.eye(4), 1.0, generator())
     assert mixed_wave.dtype == mixed_labels.dtype == torch.float32
+
+
+def test_exchange_by_hand():
+    """Exchanged clips take each branch, with its share of the label, from one clip; others stay as they are."""
+    n, C = 6, 4
+    branches = [torch.arange(n).float().view(n, 1).repeat(1, 2) + 100 * b for b in range(3)]  # tells clip and branch
+    labels = torch.rand(n, C).softmax(1)
+    seen = set()
+    for seed in range(40):
+        embedding, exchanged = exchange_features(branches, labels, 0.5, torch.Generator().manual_seed(seed))
+        assert embedding.shape == (n, 6)
+        assert exchanged.shape == (n, 4 * C)
+        sources = embedding[:, ::2] - 100 * torch.arange(3)  # (n, 3): the clip that each branch is from
+        for i in range(n):
+            own, *shares = exchanged[i].split(C)
+            if own.any():
+                assert torch.equal(own, labels[i])
+                assert not torch.cat(shares).any()
+                assert sources[i].tolist() == [i] * 3
+            else:
+                for share, source in zip(shares, sources[i].long(), strict=True):
+                    torch.testing.assert_close(share, labels[source] / 3)
+                seen.add(len(set(sources[i].tolist())))
+        assert exchanged.sum(1) == pytest.approx(torch.ones(n))
+    assert seen >= {2, 3}  # the permutations of the branches are independent
+
+
+@pytest.mark.parametrize("prob", [0.0, 0.5, 1.0])
+def test_share_of_exchanged_clips(prob):
+    labels = torch.eye(1000, 5)
+    labels[5:, 0] = 1
+    _, exchanged = exchange_features([torch.zeros(1000, 1)] * 2, labels, prob, torch.Generator().manual_seed(0))
+    share = (exchanged[:, :5].sum(1) == 0).float().mean().item()
+    assert share == pytest.approx(prob, abs=0.05)

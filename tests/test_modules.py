@@ -9,7 +9,7 @@ from scipy.special import logsumexp
 from torch import nn
 
 from unlabeledasd.losses import SubclusterAdaCos
-from unlabeledasd.modules import SubspaceLossModule
+from unlabeledasd.modules import FeatExModule, SubspaceLossModule
 from unlabeledasd.networks import MultiResolutionNet
 from unlabeledasd.waveforms import to_float
 
@@ -128,3 +128,21 @@ def test_to_float_is_exact_for_every_16_bit_sample():
     assert np.array_equal(found.numpy().astype(np.float64), np.arange(-32768, 32768) / 32768)
     wave = torch.randn(3, 5)
     assert to_float(wave) is wave
+
+
+def test_featex_terms():
+    """The second head has C (B + 1) classes and trainable centres; its initial value is about ln of them."""
+    torch.manual_seed(0)
+    made = FeatExModule(5, Slices(3), SubclusterAdaCos, torch.optim.AdamW, featex_weight=0.5, featex_prob=0.0)
+    made.generator = torch.Generator()
+    wave, labels = torch.randn(6, 384), torch.randn(6, 5).softmax(1)
+    found = made.losses(*made.extractor(wave), labels)
+    padded = torch.cat([labels, torch.zeros(6, 15)], 1)  # nothing is exchanged at probability 0
+    assert made.exchanged_loss.centers.shape == (20, 16, 384)
+    assert found["whole"].item() == pytest.approx(cross_entropy(wave, made.loss.centers, labels), rel=1e-5)
+    assert found["exchanged"].item() == pytest.approx(
+        0.5 * cross_entropy(wave, made.exchanged_loss.centers, padded), rel=1e-5
+    )
+    trained = {name for name, _ in made.named_parameters()}
+    assert "exchanged_loss.centers" in trained
+    assert "loss.centers" not in trained

@@ -16,3 +16,25 @@ def mixup(wave: Tensor, soft_labels: Tensor, prob: float, generator: Generator) 
     a = torch.where(mixed, a, 1.0)
     partner = torch.randperm(size, generator=generator, device=device)
     return torch.lerp(wave[partner], wave, a), torch.lerp(soft_labels[partner], soft_labels, a)
+
+
+def exchange_features(
+    branches: list[Tensor], soft_labels: Tensor, prob: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Exchange the embeddings of each branch between clips, with probability `prob` per clip (FeatEx).
+
+    branches: B tensors (N, D); soft_labels (N, C) -> embedding (N, B D), labels (N, C (B + 1)).
+    An exchanged clip takes every branch from an independent permutation of the batch and has the label
+    [0, y_perm1 / B, ..., y_permB / B]; another keeps its own, with the label [y, 0, ..., 0].
+    """
+    n_clips, n_branches, device = len(soft_labels), len(branches), soft_labels.device
+    exchanged = torch.rand(n_clips, 1, generator=generator, device=device) < prob
+    own = torch.arange(n_clips, device=device)
+    taken, labels = [], [torch.where(exchanged, 0.0, soft_labels)]
+    for branch in branches:
+        partner = torch.where(
+            exchanged.squeeze(1), torch.randperm(n_clips, generator=generator, device=device), own
+        )
+        taken.append(branch[partner])
+        labels.append(torch.where(exchanged, soft_labels[partner] / n_branches, 0.0))
+    return torch.cat(taken, dim=1), torch.cat(labels, dim=1)

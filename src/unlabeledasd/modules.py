@@ -8,39 +8,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from unlabeledasd.augment import mixup
+from unlabeledasd.augment import exchange_features, mixup
 from unlabeledasd.networks import BRANCH_SIZE, MultiResolutionNet
 from unlabeledasd.waveforms import to_float
 
+Loss = Callable[..., nn.Module]
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
-class SubspaceLossModule(pl.LightningModule):
-    """Sub-cluster AdaCos on the concatenated embedding (frozen centres) + `subspace_weight` x the sum over the
-    branches of sub-cluster AdaCos on that branch's numbers (trainable centres), arXiv 2409.09332 Eq. (3).
 
-    A weight of 0 leaves the branch losses out: the methods na_*. A batch is (waveforms (B, T) int16 or float,
-    class indices (B,)).
+class DiscriminativeModule(pl.LightningModule):
+    """What the loss families share: mixup, and sub-cluster AdaCos on the concatenated embedding, frozen centres.
+
+    A batch is (waveforms (B, T) int16 or float, class indices (B,)). A family adds its terms to `losses`.
     """
 
     def __init__(
         self,
         n_classes: int,
         extractor: MultiResolutionNet,
-        loss: Callable[..., nn.Module],
-        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        subspace_weight: float = 1.0,
-        mixup_prob: float = 0.5,
-        seed: int = 0,
+        loss: Loss,
+        optimizer: MakeOptimizer,
+        mixup_prob: float,
+        seed: int,
     ):
         super().__init__()
         self.n_classes = n_classes
         self.extractor = extractor
         self.loss = loss(embedding_size=extractor.embedding_size, n_classes=n_classes)
-        n_heads = extractor.n_branches if subspace_weight else 0
-        self.branch_losses = nn.ModuleList(
-            loss(embedding_size=BRANCH_SIZE, n_classes=n_classes, trainable=True) for _ in range(n_heads)
-        )
         self.make_optimizer = optimizer
-        self.subspace_weight = subspace_weight
         self.mixup_prob = mixup_prob
         self.seed = seed
 
@@ -57,15 +52,68 @@ class SubspaceLossModule(pl.LightningModule):
         wave, soft_labels = mixup(to_float(wave), soft_labels, self.mixup_prob, self.generator)
         losses = self.losses(*self.extractor(wave), soft_labels)
         total = sum(losses.values())
-        self.log("loss", total, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(wave))
+        self.log("loss", total, on_step=True, on_epoch=True, batch_size=len(wave))
         self.log_dict({f"loss/{name}": value for name, value in losses.items()}, on_step=False, on_epoch=True,
                       batch_size=len(wave))  # fmt: skip
         return total
 
     def losses(self, embedding: Tensor, branches: list[Tensor], soft_labels: Tensor) -> dict[str, Tensor]:
         """The weighted terms of the loss by name."""
-        terms = {"whole": self.loss(embedding, soft_labels)}
+        return {"whole": self.loss(embedding, soft_labels)}
+
+
+class SubspaceLossModule(DiscriminativeModule):
+    """Adds `subspace_weight` x the sum over the branches of sub-cluster AdaCos on that branch's numbers, with
+    trainable centres, arXiv 2409.09332 Eq. (3). A weight of 0 leaves these out: the methods na_*."""
+
+    def __init__(
+        self,
+        n_classes: int,
+        extractor: MultiResolutionNet,
+        loss: Loss,
+        optimizer: MakeOptimizer,
+        subspace_weight: float = 1.0,
+        mixup_prob: float = 0.5,
+        seed: int = 0,
+    ):
+        super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed)
+        self.subspace_weight = subspace_weight
+        n_heads = extractor.n_branches if subspace_weight else 0
+        self.branch_losses = nn.ModuleList(
+            loss(embedding_size=BRANCH_SIZE, n_classes=n_classes, trainable=True) for _ in range(n_heads)
+        )
+
+    def losses(self, embedding: Tensor, branches: list[Tensor], soft_labels: Tensor) -> dict[str, Tensor]:
+        terms = super().losses(embedding, branches, soft_labels)
         if self.branch_losses:
             heads = zip(self.branch_losses, branches, strict=True)
             terms["branches"] = self.subspace_weight * sum(head(branch, soft_labels) for head, branch in heads)
         return terms
+
+
+class FeatExModule(DiscriminativeModule):
+    """Adds `featex_weight` x sub-cluster AdaCos, with trainable centres, on embeddings whose branches are exchanged
+    between clips with probability `featex_prob`, over C (B + 1) classes (feature exchange, K. Wilkinghoff,
+    "Self-supervised learning for anomalous sound detection", ICASSP 2024)."""
+
+    def __init__(
+        self,
+        n_classes: int,
+        extractor: MultiResolutionNet,
+        loss: Loss,
+        optimizer: MakeOptimizer,
+        featex_weight: float = 1.0,
+        featex_prob: float = 0.5,
+        mixup_prob: float = 0.5,
+        seed: int = 0,
+    ):
+        super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed)
+        self.featex_weight, self.featex_prob = featex_weight, featex_prob
+        n_exchanged = n_classes * (extractor.n_branches + 1)
+        self.exchanged_loss = loss(embedding_size=extractor.embedding_size, n_classes=n_exchanged, trainable=True)
+
+    def losses(self, embedding: Tensor, branches: list[Tensor], soft_labels: Tensor) -> dict[str, Tensor]:
+        exchanged = exchange_features(branches, soft_labels, self.featex_prob, self.generator)
+        return super().losses(embedding, branches, soft_labels) | {
+            "exchanged": self.featex_weight * self.exchanged_loss(*exchanged)
+        }
