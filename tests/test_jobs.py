@@ -47,6 +47,12 @@ def test_grid_of_table_1(job):
     assert job.log() == []
 
 
+def test_grid_of_table_2(job):
+    lines = job("exp2.sh", DRY_RUN="1").stdout.splitlines()
+    assert len(lines) == 2 * 2 * 5
+    assert sum("featex_0256_4096" in line for line in lines) == 10
+
+
 def test_every_default_names_a_config(job):
     for script in ("exp1.sh", "exp2.sh"):
         for line in job(script, DRY_RUN="1").stdout.splitlines():
@@ -56,13 +62,14 @@ def test_every_default_names_a_config(job):
 
 
 def test_runs_one_after_the_other(job, tmp_path):
-    done = job("exp2.sh", DATASETS="demo folder:pumps", SEEDS="1 2", OVERRIDES="data.num_workers=2 score_epochs=[1]")
+    overrides = "data.num_workers=2 score_epochs=[1]"
+    done = job("exp2.sh", METHODS="subloss_0256_4096", DATASETS="demo folder:pumps", SEEDS="1 2", OVERRIDES=overrides)
     assert done.returncode == 0, done.stderr
     log = job.log()
     assert [line.split()[0] for line in log] == [f"RUNS_AFTER={n}" for n in (3, 2, 1, 0)]
     assert "dataset=demo method=subloss_0256_4096 seed=1" in log[0]
     assert "dataset=folder dataset.name=pumps method=subloss_0256_4096 seed=2" in log[3]
-    assert all(line.endswith("data.num_workers=2 score_epochs=[1]") for line in log)
+    assert all(line.endswith(overrides) for line in log)
     assert "4 of 4 runs to do, about " in done.stdout
 
 
@@ -70,7 +77,7 @@ def test_finished_runs_are_skipped(job, tmp_path):
     marker = tmp_path / "results/demo/subloss_0256_4096_1/all/done"
     marker.parent.mkdir(parents=True)
     marker.touch()
-    done = job("exp2.sh", DATASETS="demo", SEEDS="1 2")
+    done = job("exp2.sh", METHODS="subloss_0256_4096", DATASETS="demo", SEEDS="1 2")
     assert "finished already" in done.stdout
     assert "1 of 2 runs to do" in done.stdout
     assert len(job.log()) == 1
@@ -82,7 +89,7 @@ def test_finished_runs_are_skipped(job, tmp_path):
      ("3", "", 3, 0, "held elsewhere: demo subloss_0256_4096 2"), ("130", "", 2, 130, "")],
 )  # fmt: skip
 def test_a_run_that_does_not_finish(job, status, fail_fast, runs, returncode, message):
-    done = job("exp2.sh", DATASETS="demo", SEEDS="1 2 3", STATUS=status, FAIL_FAST=fail_fast)
+    done = job("exp2.sh", METHODS="subloss_0256_4096", DATASETS="demo", SEEDS="1 2 3", STATUS=status, FAIL_FAST=fail_fast)
     assert len(job.log()) == runs
     assert done.returncode == returncode
     assert message in done.stderr
@@ -104,5 +111,5 @@ def test_errors_in_one_line(job, arguments, environment, message):
 
 def test_a_relative_data_dir_is_the_callers(job, tmp_path):
     (tmp_path / "some data").mkdir()
-    assert job("exp2.sh", DATASETS="demo", SEEDS="1", DATA_DIR="some data").returncode == 0
+    assert job("exp2.sh", METHODS="subloss_0256_4096", DATASETS="demo", SEEDS="1", DATA_DIR="some data").returncode == 0
     assert f"data_dir={tmp_path}/some data" in job.log()[0]
