@@ -14,7 +14,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from settings import CONFIG_PATH, build, check_config, launch, quiet_lightning, require_values, tell_errors
+from settings import CONFIG_PATH, build, check_config, launch, load_clips, quiet_lightning, require_values, tell_errors
 from unlabeledasd.errors import InputError
 from unlabeledasd.runs import Run, version_name, write_text
 
@@ -37,8 +37,6 @@ def infer(config: DictConfig, run: Run) -> None:
 
     quiet_lightning()
     from unlabeledasd import evaluation
-    from unlabeledasd.clips import index_clips, summary
-    from unlabeledasd.waveforms import check_clips
 
     trained = OmegaConf.load(run.require(run.config))
     epochs = list(config.epochs or trained.score_epochs)
@@ -54,10 +52,7 @@ def infer(config: DictConfig, run: Run) -> None:
 
     dataset = config.get("dataset") or trained.dataset
     root = Path(config.data_dir or trained.data_dir) / dataset.name / "all" / "raw"
-    machines = [*dataset.machines.development, *dataset.machines.evaluation] or None
-    table = index_clips(root, machines, dataset.grammar, required=("test",))
-    check_clips(root, table.path.tolist(), dataset.sample_rate, dataset.channel)
-    print(summary(table))
+    table = load_clips(dataset, root, required=("test",))
     device = pl.Trainer(accelerator=config.accelerator, devices=1, logger=False,
                         enable_checkpointing=False, enable_progress_bar=False).strategy.root_device  # fmt: skip
     for epoch in epochs:

@@ -7,10 +7,10 @@ import re
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.errors import HydraException
@@ -19,6 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from unlabeledasd.errors import InputError, one_line_errors
+from unlabeledasd.runs import Run
+
+if TYPE_CHECKING:  # what is slow to import waits until a finished run was passed over
+    import pandas as pd
+    import pytorch_lightning as pl
 
 CONFIG_PATH = str(Path(__file__).parent / "config")
 
@@ -102,6 +107,34 @@ def check_node(key: str, node: dict, raw: dict | None = None) -> None:
                 if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}  # fmt: skip
     if lacking := required - set(given) - runtime:
         raise InputError(f"{key}.{min(lacking)} is not set: {node['_target_']} needs it")
+
+
+def load_clips(dataset: DictConfig, root: str | Path, required: Sequence[str] = ("train", "test")) -> "pd.DataFrame":
+    """The table of a dataset's clips below `root`, names and headers checked, its counts printed."""
+    from unlabeledasd.clips import index_clips, summary
+    from unlabeledasd.waveforms import check_clips
+
+    root = Path(root)
+    machines = [*dataset.machines.development, *dataset.machines.evaluation] or None
+    table = index_clips(root, machines, dataset.grammar, required)
+    check_clips(root, table.path.tolist(), dataset.sample_rate, dataset.channel)
+    print(summary(table))
+    return table
+
+
+def fit(
+    run: Run, trainer: DictConfig, module: "pl.LightningModule", data: "pl.LightningDataModule", epochs: list[int]
+) -> "pl.Trainer":
+    """Train until the last of `epochs`, from where the run stopped; keep the weights of `epochs` in the run."""
+    from unlabeledasd.training import KeepEpochs, ProgressBar, write_environment
+
+    callbacks = [KeepEpochs(run, epochs), ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]
+    made = build(trainer, max_epochs=epochs[-1], callbacks=callbacks)
+    write_environment(run, made)
+    if not all(run.checkpoint(epoch).is_file() for epoch in epochs):
+        resume = run.last_checkpoint if run.last_checkpoint.is_file() else None
+        made.fit(module, data, ckpt_path=resume, weights_only=True)
+    return made
 
 
 def quiet_lightning() -> None:

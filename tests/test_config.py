@@ -47,7 +47,8 @@ def test_no_yaml_is_left_out():
     tested |= {CONFIG / "dataset" / f"{name}.yaml" for name in DATASETS}
     tested |= {CONFIG / "method" / f"{name}.yaml" for name in METHODS}
     parents = {CONFIG / "dataset/base.yaml", CONFIG / "model/base.yaml"}
-    assert set(CONFIG.rglob("*.yaml")) == tested | parents | {CONFIG / "train.yaml", CONFIG / "infer.yaml"}
+    entries = {CONFIG / f"{entry}.yaml" for entry in ("train", "infer", "triplet")}
+    assert set(CONFIG.rglob("*.yaml")) == tested | parents | entries
 
 
 @pytest.mark.parametrize("dataset", [[], ["dataset=demo"]])

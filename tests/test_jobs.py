@@ -89,7 +89,8 @@ def test_finished_runs_are_skipped(job, tmp_path):
      ("3", "", 3, 0, "held elsewhere: demo subloss_0256_4096 2"), ("130", "", 2, 130, "")],
 )  # fmt: skip
 def test_a_run_that_does_not_finish(job, status, fail_fast, runs, returncode, message):
-    done = job("exp2.sh", METHODS="subloss_0256_4096", DATASETS="demo", SEEDS="1 2 3", STATUS=status, FAIL_FAST=fail_fast)
+    grid = {"METHODS": "subloss_0256_4096", "DATASETS": "demo", "SEEDS": "1 2 3"}
+    done = job("exp2.sh", **grid, STATUS=status, FAIL_FAST=fail_fast)
     assert len(job.log()) == runs
     assert done.returncode == returncode
     assert message in done.stderr

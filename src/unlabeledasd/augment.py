@@ -2,6 +2,7 @@
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 
 def mixup(wave: Tensor, soft_labels: Tensor, prob: float, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -38,3 +39,25 @@ def exchange_features(
         taken.append(branch[partner])
         labels.append(torch.where(exchanged, soft_labels[partner] / n_branches, 0.0))
     return torch.cat(taken, dim=1), torch.cat(labels, dim=1)
+
+
+def mix_at_snr(signal: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
+    """signal + g noise, magnitude spectrograms (B, F, frames), g such that the power ratio is snr_db (B,) in dB."""
+    power, noise_power = (x.square().mean((1, 2)) for x in (signal, noise))
+    gain = (power / noise_power.clamp_min(torch.finfo(noise.dtype).tiny) / 10 ** (snr_db / 10)).sqrt()
+    return signal + gain[:, None, None] * noise
+
+
+def stretch(spectrogram: Tensor, ratio: float, axis: int) -> Tensor:
+    """Stretch a magnitude spectrogram (F, frames) by `ratio` in frequency (axis 0) or time (axis 1), same shape.
+
+    Bilinear with antialiasing. What gets longer is cropped; what gets shorter is repeated from its start in time,
+    and padded with zeros above in frequency.
+    """
+    size = list(spectrogram.shape)
+    length = size[axis]
+    size[axis] = round(length * ratio)
+    stretched = F.interpolate(spectrogram[None, None], size, mode="bilinear", antialias=True)[0, 0]
+    if axis == 1:
+        return stretched.repeat(1, -(-length // size[1]))[:, :length]
+    return F.pad(stretched, (0, 0, 0, max(0, length - size[0])))[:length]

@@ -1,6 +1,6 @@
 """Batches of clips for training and for embedding."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unlabeledasd.errors import InputError
 from unlabeledasd.labels import Labels
-from unlabeledasd.waveforms import fit_length, read_clip, to_float
+from unlabeledasd.waveforms import fit_length, read_clip, tiled_window, to_float
 
 
 class ClipDataset(Dataset):
@@ -21,9 +21,17 @@ class ClipDataset(Dataset):
     sampler draws it, so that the batches do not depend on the number of workers.
     """
 
-    def __init__(self, root: Path, paths: list[str], classes: np.ndarray, n_samples: int, channel: int | None = None):
+    def __init__(
+        self,
+        root: Path,
+        paths: list[str],
+        classes: np.ndarray,
+        n_samples: int,
+        channel: int | None = None,
+        fit: Callable[[np.ndarray, int, float], np.ndarray] = fit_length,
+    ):
         self.root, self.paths, self.classes = root, paths, classes
-        self.n_samples, self.channel = n_samples, channel
+        self.n_samples, self.channel, self.fit = n_samples, channel, fit
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -31,7 +39,7 @@ class ClipDataset(Dataset):
     def __getitem__(self, item: tuple[int, float]) -> tuple[np.ndarray, int]:
         index, position = item
         wave = read_clip(self.root / self.paths[index], self.channel)
-        return fit_length(wave, self.n_samples, position), self.classes[index]
+        return self.fit(wave, self.n_samples, position), self.classes[index]
 
 
 def collate(items: list[tuple[np.ndarray, int]]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,4 +99,69 @@ class ClipDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         sampler = ShuffledClips(len(self.dataset), self.batch_size, self.seed)
         return DataLoader(self.dataset, self.batch_size, sampler=sampler, collate_fn=collate,
+                          num_workers=self.num_workers, persistent_workers=self.num_workers > 0)  # fmt: skip
+
+
+class TripletClips(Sampler):
+    """Batches of which the first half are clips of the machine, the second half clips of other machines.
+
+    An epoch takes every clip of the machine once; as many others are drawn along, from a shuffled order that
+    starts anew when it is used up. The last batch is smaller, half and half too, and left out if it has a single
+    clip of the machine: another clip of it is needed as a negative.
+    Clips of the machine have the indices 0 ... n_machine - 1, others follow.
+    """
+
+    def __init__(self, n_machine: int, n_others: int, batch_size: int, seed: int):
+        self.n_machine, self.n_others, self.half, self.seed = n_machine, n_others, batch_size // 2, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return 2 * (self.n_machine - (self.n_machine % self.half == 1))
+
+    def set_epoch(self, epoch: int) -> None:  # called by Lightning before each epoch
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        n_pairs = len(self) // 2
+        machine = rng.permutation(self.n_machine)[:n_pairs]
+        rounds = [rng.permutation(self.n_others) for _ in range(-(-n_pairs // self.n_others))]
+        others = self.n_machine + np.concatenate(rounds)[:n_pairs]
+        for start in range(0, n_pairs, self.half):
+            batch = [*machine[start : start + self.half], *others[start : start + self.half]]
+            yield from zip(map(int, batch), rng.random(len(batch)).tolist(), strict=True)
+
+
+class TripletDataModule(pl.LightningDataModule):
+    """Batches of one machine and all others; class 1 is the machine. Each clip is a random window of its repetition."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        table: pd.DataFrame,
+        machine: str,
+        n_samples: int,
+        channel: int | None = None,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if batch_size < 4 or batch_size % 2:
+            raise InputError(f"batch_size={batch_size}: an even number from 4, half of it clips of the machine")
+        training = table[table.split == "train"]
+        own = training.path[training.machine == machine].tolist()
+        others = training.path[training.machine != machine].tolist()
+        if len(own) < 2 or not others:
+            raise InputError(
+                f"machine={machine}: {len(own)} training clips of it and {len(others)} of other machines; at least "
+                f"2 and 1 are needed (machines: {', '.join(table.machine.unique())})"
+            )
+        classes = np.array([1] * len(own) + [0] * len(others))
+        self.dataset = ClipDataset(Path(root), own + others, classes, n_samples, channel, tiled_window)
+        self.sampler = TripletClips(len(own), len(others), batch_size, seed)
+        self.batch_size, self.num_workers = batch_size, num_workers
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.dataset, self.batch_size, sampler=self.sampler, collate_fn=collate,
                           num_workers=self.num_workers, persistent_workers=self.num_workers > 0)  # fmt: skip

@@ -1,6 +1,6 @@
 """Lightning glue: one module per loss family."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pytorch_lightning as pl
 import torch
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from unlabeledasd.augment import exchange_features, mixup
-from unlabeledasd.networks import BRANCH_SIZE, MultiResolutionNet
+from unlabeledasd.augment import exchange_features, mix_at_snr, mixup, stretch
+from unlabeledasd.networks import BRANCH_SIZE, MultiResolutionNet, TripletNet
 from unlabeledasd.waveforms import to_float
 
 Loss = Callable[..., nn.Module]
@@ -117,3 +117,67 @@ class FeatExModule(DiscriminativeModule):
         return super().losses(embedding, branches, soft_labels) | {
             "exchanged": self.featex_weight * self.exchanged_loss(*exchanged)
         }
+
+
+class TripletModule(pl.LightningModule):
+    """Triplet loss for pseudo-labels of one machine, on magnitude spectrograms (arXiv 2409.09332, section III-C).
+
+    Of a batch (waveforms (2 N, T), class (2 N,)) the first N clips x are of the machine, the others are noise n.
+    Anchor: x, or x + n with probability `noise_prob`. Positive: x + n', n' permuted. Negative: half of the batch x
+    stretched in time or frequency, half another clip of the machine; with noise with probability `noise_prob`.
+    """
+
+    def __init__(
+        self,
+        extractor: TripletNet,
+        optimizer: MakeOptimizer,
+        margin: float = 1.0,
+        noise_prob: float = 0.5,
+        snr_db: Sequence[float] = (-5, 5),
+        stretch_ratios: Sequence[Sequence[float]] = ((0.5, 0.8), (1.2, 1.5)),
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.extractor = extractor
+        self.make_optimizer = optimizer
+        self.margin, self.noise_prob = margin, noise_prob
+        self.snr_db, self.stretch_ratios = snr_db, stretch_ratios
+        self.seed = seed
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.make_optimizer(self.parameters())
+
+    def on_train_epoch_start(self) -> None:
+        # on the CPU: the ratios of stretching are sizes, which the device would have to hand back
+        self.generator = torch.Generator().manual_seed(self.seed * 100_003 + self.current_epoch)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        x, noise = self.extractor.stft(to_float(batch[0])).chunk(2)
+        triplet = torch.cat([*self.triplet(x, noise)])  # one pass: batch statistics are those of all three
+        anchor, positive, negative = self.extractor.encode(triplet).chunk(3)
+        loss = F.triplet_margin_loss(anchor, positive, negative, margin=self.margin)
+        self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(x))
+        return loss
+
+    def triplet(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x, noise (N, F, frames) -> anchor, positive, negative of the same shape."""
+        size = len(x)
+        anchor = self.add_noise(x, noise, self.noise_prob)
+        positive = self.add_noise(x, noise[self.permutation(size)], 1.0)
+        shift = int(torch.randint(1, size, (1,), generator=self.generator))
+        negative = x.roll(shift, dims=0)  # another clip of the machine
+        for i in self.permutation(size)[: size // 2].tolist():
+            interval, axis = torch.randint(2, (2,), generator=self.generator).tolist()
+            low, high = self.stretch_ratios[interval]
+            ratio = low + (high - low) * torch.rand(1, generator=self.generator).item()
+            negative[i] = stretch(x[i], ratio, axis)
+        return anchor, positive, self.add_noise(negative, noise[self.permutation(size)], self.noise_prob)
+
+    def permutation(self, size: int) -> Tensor:
+        return torch.randperm(size, generator=self.generator)
+
+    def add_noise(self, x: Tensor, noise: Tensor, prob: float) -> Tensor:
+        low, high = self.snr_db
+        snr_db = low + (high - low) * torch.rand(len(x), generator=self.generator)
+        noisy = torch.rand(len(x), 1, 1, generator=self.generator) < prob
+        return torch.where(noisy.to(x.device), mix_at_snr(x, noise, snr_db.to(x.device)), x)

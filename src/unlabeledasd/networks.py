@@ -107,7 +107,10 @@ class StftBranch(nn.Module):
         self.encoder = StftEncoder(self.stft.n_bins)
 
     def forward(self, wave: Tensor) -> Tensor:
-        stft = self.stft(wave)
+        return self.encode(self.stft(wave))
+
+    def encode(self, stft: Tensor) -> Tensor:
+        """(B, F, frames) -> (B, 128)."""
         if self.time_mean_removed:
             stft = stft - stft.mean(-1, keepdim=True)
         return self.encoder(stft)
@@ -150,6 +153,28 @@ class MultiResolutionNet(nn.Module):
             raise InputError(f"waveforms of shape {tuple(wave.shape)}: expected (batch, {self.n_samples})")
         branches = [self.spectrum(spectrum_magnitude(wave)), *(branch(wave) for branch in self.stfts)]
         return torch.cat(branches, dim=1), branches
+
+
+class TripletNet(StftBranch):
+    """The extractor of the triplet pseudo-labels: one STFT branch, the mean of each bin over time subtracted.
+
+    (B, T) float waveforms, T = clip_seconds x sample_rate -> (embedding (B, 128), [embedding]).
+    """
+
+    def __init__(
+        self,
+        n_fft: int = 1024,
+        clip_seconds: float = 18,
+        sample_rate: int = 16000,
+        band_hz: Sequence[float] = (200, 8000),
+    ):
+        super().__init__(n_fft, sample_rate, band_hz, time_mean_removed=True)
+        self.n_samples = round(clip_seconds * sample_rate)
+        self.embedding_size = BRANCH_SIZE
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
+        embedding = super().forward(wave)
+        return embedding, [embedding]
 
 
 def least_samples() -> int:

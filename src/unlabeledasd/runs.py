@@ -87,6 +87,7 @@ class Run:
         return self.done_marker.is_file()
 
     def mark_done(self) -> None:
+        self.last_checkpoint.unlink(missing_ok=True)  # there is nothing to go on from
         write_text(self.done_marker, datetime.now().astimezone().isoformat(timespec="seconds") + "\n")
 
     def require(self, path: Path) -> Path:

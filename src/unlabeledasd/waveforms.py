@@ -60,6 +60,11 @@ def fit_length(wave: np.ndarray, length: int, position: float = 0.0) -> np.ndarr
     return wave[start : start + length]
 
 
+def tiled_window(wave: np.ndarray, length: int, position: float = 0.0) -> np.ndarray:
+    """Repeat a waveform (T,) past `length`, then take the window at `position`, wherever it starts in the clip."""
+    return fit_length(np.tile(wave, length // len(wave) + 1), length, position)
+
+
 def to_float(wave: Tensor) -> Tensor:
     """16-bit samples / 32768 as float32, without further normalisation; float samples as they are."""
     return wave if wave.is_floating_point() else wave / 32768

@@ -1,0 +1,56 @@
+"""Train the triplet model of one machine, whose embeddings become the pseudo-labels "triplet".
+
+  python src/train_triplet.py dataset=DATASET machine=MACHINE seed=N data_dir=FOLDER [key=value ...]
+
+Writes results/exp/<dataset>/triplet_<machine>_<seed>/all/checkpoints/epoch6.ckpt. A finished run is left alone;
+an interrupted one goes on from its last whole epoch.
+Exit status: 0 done, 1 error, 3 another process works on this run.
+"""
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from settings import (
+    CONFIG_PATH,
+    build,
+    check_config,
+    fit,
+    launch,
+    load_clips,
+    quiet_lightning,
+    require_values,
+    tell_errors,
+)  # fmt: skip
+from unlabeledasd.runs import Run, write_text
+
+
+@hydra.main(config_path=CONFIG_PATH, config_name="triplet", version_base="1.3")
+@tell_errors()
+def main(config: DictConfig) -> None:
+    require_values(config)
+    run = Run(config.run_dir)
+    if run.is_done:
+        print(f"finished already: {run.folder}")
+        return
+    check_config(config)
+    OmegaConf.resolve(config)
+    with run.claim():
+        train(config, run)
+
+
+def train(config: DictConfig, run: Run) -> None:
+    from pytorch_lightning import seed_everything
+
+    quiet_lightning()
+    table = load_clips(config.dataset, config.data.root)
+    seed_everything(config.seed, verbose=False)
+    module = build(config.model)
+    data = build(config.data, table=table, n_samples=module.extractor.n_samples)
+    write_text(run.config, OmegaConf.to_yaml(config))
+    fit(run, config.trainer, module, data, [config.epochs])
+    run.mark_done()
+    print(f"triplet model: {run.checkpoint(config.epochs)}")
+
+
+if __name__ == "__main__":
+    launch(main, __doc__)
