@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# Sourced by jobs/exp/*.sh, which set data_dir: settings that the environment may override, and the loop's two
-# steps: plan DATASET METHOD SEED for every run, then run_planned.
+# Sourced by jobs/exp/*.sh, which set data_dir: settings that the environment may override, and the steps of an
+# experiment: plan DATASET METHOD SEED for every run, run_planned, then report NAME METHOD... for the table.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "$0"; exit; fi
@@ -22,12 +22,12 @@ RESULTS_DIR="${RESULTS_DIR:-results/exp}"
 MB_PER_RUN=100   # three kept epochs, scorers and score CSVs of 16 machines
 
 PLAN=()
-plan() { PLAN+=("$1 $2 $3"); }   # DATASET METHOD SEED
+plan() { PLAN+=("$1 $2 $3"); }   # DATASET METHOD SEED; the method triplet:MACHINE is a triplet model
 
 # folder:NAME is own recordings, dataset=folder dataset.name=NAME
 dataset_name() { echo "${1#folder:}"; }
 dataset_settings() { [[ "$1" == folder:* ]] && echo "dataset=folder dataset.name=${1#folder:}" || echo "dataset=$1"; }
-run_folder() { echo "${RESULTS_DIR}/$(dataset_name "$1")/$2_$3"; }
+run_folder() { echo "${RESULTS_DIR}/$(dataset_name "$1")/${2/:/_}_$3"; }
 
 # run_planned: the planned runs one after the other; a finished one is skipped, a failed one does not stop the rest.
 run_planned() {
@@ -48,8 +48,11 @@ run_planned() {
   for run in "${todo[@]}"; do
     read -r dataset method seed <<< "${run}"
     read -ra settings <<< "$(dataset_settings "${dataset}")"
-    command=(python src/train.py "${settings[@]}" method="${method}" seed="${seed}" data_dir="${DATA_DIR}"
-      results_dir="${RESULTS_DIR}" "${OVERRIDES[@]}")
+    case ${method} in
+      triplet:*) command=(python src/train_triplet.py "${settings[@]}" machine="${method#triplet:}") ;;
+      *) command=(python src/train.py "${settings[@]}" method="${method}") ;;
+    esac
+    command+=(seed="${seed}" data_dir="${DATA_DIR}" results_dir="${RESULTS_DIR}" "${OVERRIDES[@]}")
     echo "${command[*]}"
     [[ -z "${DRY_RUN:-}" ]] || continue
     left=$((left - 1)) status=0
@@ -61,6 +64,17 @@ run_planned() {
       *) failed+=("${run}"); [[ -z "${FAIL_FAST:-}" ]] || break ;;
     esac
   done
+  PLAN=()
   [[ ${#held[@]} == 0 ]] || printf 'held elsewhere: %s\n' "${held[@]}" >&2
-  [[ ${#failed[@]} == 0 ]] || { printf 'failed: %s\n' "${failed[@]}" >&2; exit 1; }
+  [[ ${#failed[@]} == 0 ]] || { printf 'failed: %s\n' "${failed[@]}" >&2; FAILED=1; }
+}
+
+# report NAME METHOD...: the table over DATASETS and SEEDS; then the script ends, with status 1 if a run failed.
+report() {
+  [[ -z "${DRY_RUN:-}" ]] || exit 0
+  local -a names=()
+  for dataset in "${DATASETS[@]}"; do names+=("$(dataset_name "${dataset}")"); done
+  python src/report.py --name "$1" --datasets "${names[@]}" --methods "${@:2}" --seeds "${SEEDS[@]}" \
+    --results-dir "${RESULTS_DIR}"
+  exit "${FAILED:-0}"
 }

@@ -23,3 +23,4 @@ for dataset in "${DATASETS[@]}"; do
   done
 done
 run_planned
+report table1 "${METHODS[@]}"

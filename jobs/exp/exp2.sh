@@ -20,3 +20,4 @@ for dataset in "${DATASETS[@]}"; do
   done
 done
 run_planned
+report table2 "${METHODS[@]}"
