@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import train
 from conftest import call, compose
 from omegaconf import OmegaConf
 
+import train
 from settings import build
 from unlabeledasd.evaluation import embed, score_machines
 from unlabeledasd.metrics import challenge_score
