@@ -133,7 +133,12 @@ def fit(
     write_environment(run, made)
     if not all(run.checkpoint(epoch).is_file() for epoch in epochs):
         resume = run.last_checkpoint if run.last_checkpoint.is_file() else None
-        made.fit(module, data, ckpt_path=resume, weights_only=True)
+        try:
+            made.fit(module, data, ckpt_path=resume, weights_only=True)
+        except SystemExit:  # Lightning's answer to Ctrl-C, with status 1; job scripts must see that a person stopped it
+            if made.interrupted:
+                raise KeyboardInterrupt from None
+            raise
     return made
 
 
@@ -151,11 +156,12 @@ def tell_errors() -> AbstractContextManager:
     return one_line_errors(HydraException, OmegaConfBaseException)
 
 
-def launch(main: Callable[[], None], help_text: str) -> None:
-    """Call a hydra.main function; --help is ours, since Hydra's own needs every choice to be made first."""
+def launch(main: Callable[[], None], help_text: str, groups: Sequence[str] = ("dataset", "method")) -> None:
+    """Call a hydra.main function; --help is ours, since Hydra's own needs every choice to be made first, and lists
+    the choices of `groups`."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text.strip())
-        for group in ("dataset", "method"):
+        for group in groups:
             names = sorted(p.stem for p in Path(CONFIG_PATH, group).glob("*.yaml"))
             print(f"\n{group}:", *(name for name in names if name != "base"))
         return

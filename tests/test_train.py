@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -184,6 +185,20 @@ def test_resumed_run_equals_an_uninterrupted_one(run, data_dir, tmp_path, monkey
     # and at the same time: the same seed gives the same bytes
     assert files_below(resumed.folder, "*/infer/**/*.csv") == files_below(run.folder, "*/infer/version_epoch*/*.csv")
     assert torch.load(resumed.checkpoint(2), weights_only=True)["global_step"] == 2 * 4  # 14 clips in batches of 4
+
+
+def test_a_person_stops_the_run(data_dir, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(KeepEpochs, "on_train_epoch_end", stop)
+    try:
+        assert call(train, monkeypatch, *tiny(data_dir, tmp_path)) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)  # Lightning has switched it off
+    assert "interrupted" in capsys.readouterr().err
+    assert not Run(tmp_path / "tiny/na_1024_1").is_done
 
 
 def test_another_seed_differs(run, data_dir, tmp_path, monkeypatch):
