@@ -1,0 +1,174 @@
+"""Is a dataset ready for experiments? A table of its clips, compared with what src/config/dataset/*.yaml expects.
+
+A cell like "989 of 990" is what is there and what should be; attributes: whether the names of the training clips
+have them. Reads every header, no samples. Exit status: 0 experiments can start, 1 something is to be mended.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from glob import iglob
+from pathlib import Path
+
+import pandas as pd
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from dataset_facts import dataset_names, expected_clips, ground_truth_folder, load_dataset, raw_folder
+from ground_truth import attribute_file, is_published
+from unlabeledasd.clips import AUDIO_SUFFIXES, NO_ATTRIBUTE, SPLITS, UNKNOWN, discover_machines, parse_clip
+from unlabeledasd.errors import InputError, one_line_errors
+from unlabeledasd.waveforms import check_clip
+
+COLUMNS = ["machine", "split", "kind", "attribute", "seconds", "bytes", "problem"]
+UNKNOWN_TEST = f"test_{UNKNOWN}"
+LISTED = 50  # problems that are told one by one
+THREADS = 8
+BATCH = 250  # clips that a thread takes at a time
+
+
+def list_clips(root: Path, machines: list[str], grammar: str) -> Iterator[tuple[str, str, str]]:
+    """(machine, split, path relative to root) of what unlabeledasd.clips.index_clips would find."""
+    pattern = "**/*" if grammar == "free" else "*"
+    for machine in machines:
+        for split in SPLITS:
+            # Path.glob would not follow links to folders
+            for name in sorted(iglob(pattern, root_dir=root / machine / split, recursive=True)):  # noqa: PTH207
+                if name.lower().endswith(AUDIO_SUFFIXES):
+                    yield machine, split, f"{machine}/{split}/{name}"
+
+
+def inspect(root: Path, machine: str, split: str, path: str, grammar: str, rate: int, channel: int | None) -> tuple:
+    """A row of COLUMNS."""
+    file = root / path
+    try:
+        clip = parse_clip(path, grammar)
+        if split == "train" and clip.condition != "normal":
+            raise InputError(f"{file}: an anomalous clip in train/; training clips are normal")
+        seconds = check_clip(file, rate, channel)
+        n_bytes = file.stat().st_size
+        check_whole(file, n_bytes)
+    except (InputError, OSError) as error:
+        return machine, split, "", "", None, 0, str(error)
+    kind = f"train_{clip.domain}" if split == "train" else f"test_{clip.condition}"
+    return machine, split, kind, clip.attribute, seconds, n_bytes, ""
+
+
+def check_whole(path: Path, n_bytes: int) -> None:
+    """InputError for a wav file that was cut off: it opens, since its header is whole, and its samples end early."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    told = int.from_bytes(head[4:], "little") + 8
+    if head[:4] == b"RIFF" and n_bytes + 1 < told < 2**32:  # 1: a last odd byte may lack its pad; 2**32: a stream
+        raise InputError(f"{path}: cut off, {n_bytes} bytes of {told}")
+
+
+def inspect_all(root: Path, machines: list[str], dataset: DictConfig) -> pd.DataFrame:
+    settings = dataset.grammar, dataset.sample_rate, dataset.channel
+    clips = list(list_clips(root, machines, dataset.grammar))
+    batches = [clips[i : i + BATCH] for i in range(0, len(clips), BATCH)]
+    rows: list[tuple] = []
+    with ThreadPoolExecutor(THREADS) as pool, tqdm(total=len(clips), unit="clip", leave=False, disable=None) as bar:
+        for found in pool.map(lambda batch: [inspect(root, *clip, *settings) for clip in batch], batches):
+            rows += found
+            bar.update(len(found))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def table_row(clips: pd.DataFrame, expected: dict[str, int | None], true_attributes: bool) -> dict[str, str]:
+    """One machine; what is expected is shown where it is not there."""
+    counts = clips.kind.value_counts()
+    bare = counts.get(UNKNOWN_TEST, 0)
+    cells = {}
+    for kind, wanted in expected.items():
+        there = counts.get(kind, 0)
+        agrees = wanted in (None, there) or (bare and kind.startswith("test"))
+        cells[kind.replace("_", " ")] = f"{there}" if agrees else f"{there} of {wanted}"
+    attributes = "-"
+    if has_train(clips):
+        attributes = "yes" if not is_unlabeled(clips) else "no, true ones here" if true_attributes else "no"
+    seconds = [f"{value:.1f}" for value in clips.seconds.dropna().agg(["min", "max"])] if counts.sum() else ["-"]
+    cells |= {"test unknown": f"{bare}", "attributes": attributes, "seconds": "-".join(dict.fromkeys(seconds))}
+    return {**cells, "GB": f"{clips.bytes.sum() / 1e9:.2f}"}
+
+
+def has_train(clips: pd.DataFrame) -> bool:
+    return (clips.kind.str.startswith("train")).any()
+
+
+def is_unlabeled(clips: pd.DataFrame) -> bool:
+    return (clips.attribute[clips.kind.str.startswith("train")] == NO_ATTRIBUTE).all()
+
+
+def count_problems(folder: Path, clips: pd.DataFrame, expected: dict[str, int | None]) -> Iterator[str]:
+    """What a machine lacks, or has too much of."""
+    for split in SPLITS:
+        here = clips[clips.split == split]
+        if not (folder / split).is_dir():
+            yield f"{folder / split}: no such folder"
+        elif here.empty:
+            yield f"{folder / split}: no {' or '.join(AUDIO_SUFFIXES)} file in it"
+        else:
+            wanted = {kind: n for kind, n in expected.items() if kind.startswith(split)}
+            counts = here.kind.value_counts().to_dict()
+            if UNKNOWN_TEST in counts:  # bare names tell the sum alone
+                wanted, counts = {"test": sum(wanted.values()) if all(wanted.values()) else None}, {"test": len(here)}
+            for kind, n in wanted.items():
+                if n not in (None, counts.get(kind, 0)):
+                    yield f"{folder / split}: {counts.get(kind, 0)} {kind.replace('_', ' ')} clips, expected {n}"
+
+
+def check(data_dir: Path, name: str) -> bool:
+    """Print the table, notes and problems of a dataset; whether experiments can start."""
+    dataset = load_dataset(name)
+    root = raw_folder(data_dir, dataset)
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; it holds <machine>/{{train,test}} (preprocess/download.sh)")
+    there = discover_machines(root)
+    machines = [machine for group in dataset.machines.values() for machine in group] or there
+    if not machines:
+        raise InputError(f"{root}: no machine folder in it; expected <machine>/{{train,test}}/*.wav")
+    clips = inspect_all(root, machines, dataset)
+    rows, notes = {}, []
+    problems = [problem for problem in clips.problem if problem]
+    for machine in machines:
+        mine, expected = clips[clips.machine == machine], expected_clips(dataset, machine)
+        true_attributes = ground_truth_folder(data_dir, dataset) / attribute_file(machine, "train")
+        rows[machine] = table_row(mine, expected, true_attributes.is_file())
+        problems += count_problems(root / machine, mine, expected)
+        if dataset.grammar == "dcase" and has_train(mine) and is_unlabeled(mine) != (machine in dataset.unlabeled):
+            notes.append(f"{machine}: hidden attributes here and in `unlabeled` of the dataset's yaml do not agree")
+    if bare := list(clips.machine[clips.kind == UNKNOWN_TEST].unique()):
+        text = f"{', '.join(bare)}: test clips without ground truth, which give scores and no figures"
+        if name in dataset_names("records") and is_published(dataset):
+            problems.append(f"{text}; run DATA_DIR={data_dir} preprocess/add_gt_info.sh {name}")
+        else:
+            notes.append(text)
+    if others := [machine for machine in there if machine not in machines]:
+        notes.append(f"{', '.join(others)}: folders of no machine of {name}")
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    print((table if bare else table.drop(columns="test unknown")).to_string())
+    for line in notes:
+        print("note:", line)
+    for line in problems[:LISTED]:
+        print("problem:", line)
+    if len(problems) > LISTED:
+        print(f"... and {len(problems) - LISTED} more")
+    gb = f"{len(clips)} clips, {clips.bytes.sum() / 1e9:.2f} GB"
+    print(f"{name}: {gb}:", f"not ready, {len(problems)} to mend" if problems else "experiments can start")
+    return not problems
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("dataset", help="dcase2024, ..., demo, or folder:NAME")
+    options = parser.parse_args(arguments)
+    if not check(options.data_dir, options.dataset):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    with one_line_errors(OSError):
+        main()

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Is a dataset ready for experiments? A table of its clips, compared with what it should have; what is wrong, listed.
+#
+#   preprocess/check_data.sh <data_dir> <dataset>
+#   preprocess/check_data.sh /data dcase2024
+#   preprocess/check_data.sh /data folder:pumps     own recordings in /data/pumps/all/raw/
+#
+# Exit status: 0 experiments can start, 1 something is to be mended first.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../jobs/environment.sh"
+if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "$0"; exit; fi
+use_environment
+exec python "${REPOSITORY}/preprocess/check_data.py" "$@"

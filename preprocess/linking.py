@@ -1,0 +1,66 @@
+"""A tree of links with the full names, beside the original clips: <links>/<dataset>/all/raw/<machine>/..."""
+
+import os
+import shutil
+from pathlib import Path
+
+from renaming import Renaming
+from unlabeledasd.errors import InputError
+
+
+def wanted_links(
+    data_dir: Path, raw: Path, tree: Path, machines: list[str], renamings: list[Renaming]
+) -> dict[Path, Path]:
+    """Link, relative to `tree`, -> what it says: whole machines or, where test clips get other names, their parts.
+
+    Links are relative where the tree lies in the data folder, which can then be moved or mounted elsewhere.
+    """
+    tree, data = tree.resolve(), data_dir.resolve()
+    raw = data / raw.relative_to(data_dir)
+    renamed = {renaming.machine: renaming for renaming in renamings}
+    originals = {}
+    for machine in machines:
+        if machine not in renamed:
+            originals[Path(machine)] = raw / machine
+            continue
+        for path in sorted((raw / machine).iterdir()):
+            if path.name != "test" and not path.name.startswith("."):
+                originals[Path(machine, path.name)] = path
+        for names, now in renamed[machine].present.items():
+            originals[Path(machine, "test", names.named)] = raw / machine / "test" / now
+    if data not in tree.parents:
+        return originals
+    return {link: Path(os.path.relpath(path, (tree / link).parent)) for link, path in originals.items()}
+
+
+def existing_links(tree: Path) -> dict[Path, Path]:
+    """Links of a tree, relative to it -> what they say; InputError where it has a file that is no link."""
+    links = {}
+    for folder, folders, files in os.walk(tree):
+        for path in [Path(folder, name) for name in [*folders, *files]]:
+            if path.is_symlink():
+                links[path.relative_to(tree)] = path.readlink()
+            elif not path.is_dir():
+                raise InputError(f"{path}: a file, not a link; a tree of links is replaced or removed as a whole")
+    return links
+
+
+def build_tree(tree: Path, links: dict[Path, Path]) -> bool:
+    """Make `tree` hold exactly `links`, built beside it and put in place at once; False: it does already."""
+    if tree.is_dir() and existing_links(tree) == links:
+        return False
+    new = tree.with_name(f".{tree.name}.new")
+    remove_tree(new)
+    for link, original in links.items():
+        (new / link).parent.mkdir(parents=True, exist_ok=True)
+        (new / link).symlink_to(original)
+    remove_tree(tree)
+    new.rename(tree)
+    return True
+
+
+def remove_tree(tree: Path) -> None:
+    """Remove links and folders, never a file."""
+    if tree.is_dir():
+        existing_links(tree)
+        shutil.rmtree(tree)  # does not follow links

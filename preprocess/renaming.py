@@ -1,0 +1,160 @@
+"""Names of evaluation test clips: the official list, what lies in a folder, and the journal of a renaming.
+
+Safe to kill at any moment: first the whole mapping is written to a journal, atomically; then each clip is renamed
+by one atomic call. A clip is therefore always found under one of its own names, so every call, the first or the one
+after a kill, does the same: it looks which clip has which name, refuses what does not fit, and renames the rest.
+"""
+
+import csv
+import io
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from unlabeledasd.clips import AUDIO_SUFFIXES, BARE_NAME, FULL_NAME
+from unlabeledasd.errors import InputError
+from unlabeledasd.runs import write_text
+
+JOURNAL_COLUMNS = ["bare", "published", "named", "bytes"]
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of one clip."""
+
+    bare: str  # section_00_0000.wav
+    published: str  # as the list writes it
+    named: str  # the same by the grammar of clip names
+
+    @property
+    def all(self) -> set[str]:
+        return {self.bare, self.published, self.named}
+
+
+def full_name(published: str) -> str | None:
+    """The published name, or the same with the `_test_` that RoboticArm's names of 2024 lack; None: no clip name."""
+    name = re.sub(r"^(section_\d{2}_(?:source|target))_(normal|anomaly)_", r"\1_test_\2_", published)
+    match = FULL_NAME.fullmatch(name.removesuffix(".wav"))
+    return name if match and match["split"] == "test" and name.endswith(".wav") and "/" not in name else None
+
+
+def is_bare(name: str) -> bool:
+    return name.endswith(".wav") and BARE_NAME.fullmatch(name.removesuffix(".wav")) is not None
+
+
+def read_lists(text: str, source: Path | str) -> dict[str, list[Names]]:
+    """Machine -> names of its test clips, of an `eval_data_list_<year>.csv`: a machine's name alone on a line, then
+    a line `bare name,full name` for each of its clips."""
+    lists: dict[str, list[Names]] = {}
+    rows: list[Names] | None = None
+    for number, cells in enumerate(csv.reader(io.StringIO(text)), 1):
+        if len(cells) == 1:
+            rows = lists.setdefault(cells[0].strip(), [])
+        elif cells:
+            bare, published = (cell.strip() for cell in cells[:2])
+            named = full_name(published)
+            if rows is None or named is None or not is_bare(bare):
+                raise InputError(f"{source}, line {number}: {','.join(cells)}: expected bare name,full name of a clip")
+            rows.append(Names(bare, published, named))
+    for machine, rows in lists.items():
+        check_distinct(rows, f"{source}: {machine}")
+    return lists
+
+
+def check_distinct(rows: list[Names], source: str) -> None:
+    names = Counter(name for row in rows for name in row.all)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise InputError(f"{source}: {twice[0]} is there twice")
+
+
+def audio_names(folder: Path) -> set[str]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder (--machines names those that are there)")
+    with os.scandir(folder) as entries:
+        return {e.name for e in entries if e.name.lower().endswith(AUDIO_SUFFIXES) and not e.name.startswith(".")}
+
+
+def present_names(folder: Path, rows: list[Names]) -> dict[Names, str]:
+    """Which name each clip of the list has in `folder` now; InputError unless it holds these clips, each once."""
+    present = audio_names(folder)
+    found = {row: sorted(row.all & present) for row in rows}
+    missing = [row for row, names in found.items() if not names]
+    extra = sorted(present.difference(*(row.all for row in rows)))
+    twice = [names for names in found.values() if len(names) > 1]
+    problems = [
+        *([f"{len(missing)} of {len(rows)} clips are missing ({missing[0].bare})"] if missing else []),
+        *([f"{len(extra)} files have names that are not in the list ({extra[0]})"] if extra else []),
+        *([f"a clip is there under two names ({' and '.join(twice[0])})"] if twice else []),
+    ]
+    if problems:
+        raise InputError(f"{folder}: {'; '.join(problems)}; nothing was renamed")
+    return {row: names[0] for row, names in found.items()}
+
+
+@dataclass
+class Renaming:
+    """The test clips of one machine: what they are called now and what they are to be called."""
+
+    machine: str
+    folder: Path
+    journal: Path
+    present: dict[Names, str]  # now
+    undo: bool = False
+
+    def wanted(self, names: Names) -> str:
+        return names.bare if self.undo else names.named
+
+    @property
+    def steps(self) -> list[tuple[str, str]]:
+        return [(now, self.wanted(names)) for names, now in self.present.items() if now != self.wanted(names)]
+
+    def run(self) -> None:
+        """Journal first; undone clips are forgotten last."""
+        if not self.journal.is_file():
+            write_journal(self.journal, self.folder, self.present)
+        for now, wanted in self.steps:
+            (self.folder / now).rename(self.folder / wanted)
+        if self.undo:
+            self.journal.unlink()
+
+
+def plan(machine: str, folder: Path, journal: Path, rows: list[Names] | None, undo: bool = False) -> Renaming:
+    """Look at one machine and change nothing; InputError where list, journal and folder do not agree.
+
+    rows: the official list; None: what the journal says.
+    """
+    recorded = read_journal(journal) if journal.is_file() else None
+    if recorded is not None:
+        kept = {(names.bare, names.named) for names in recorded}
+        if rows is not None and kept != {(row.bare, row.named) for row in rows}:
+            raise InputError(f"{journal}: this journal is of another list; --undo first; nothing was renamed")
+        rows = rows or list(recorded)
+    if rows is None:
+        raise InputError(f"{journal}: no such journal, so there is nothing to undo for {machine}")
+    present = present_names(folder, rows)
+    if recorded is not None:
+        sizes = {names.bare: size for names, size in recorded.items()}
+        for names, name in present.items():
+            if (found := (folder / name).stat().st_size) != sizes[names.bare]:
+                raise InputError(f"{folder / name}: {found} bytes, but {journal} recorded {sizes[names.bare]}: "
+                                 "another file has this name now; nothing was renamed")  # fmt: skip
+    return Renaming(machine, folder, journal, present, undo)
+
+
+def write_journal(journal: Path, folder: Path, present: dict[Names, str]) -> None:
+    lines = [[n.bare, n.published, n.named, str((folder / now).stat().st_size)] for n, now in present.items()]
+    write_text(journal, "".join(",".join(line) + "\n" for line in [JOURNAL_COLUMNS, *lines]))
+
+
+def read_journal(journal: Path) -> dict[Names, int]:
+    """Names of a clip -> its size in bytes."""
+    head, *lines = [line.split(",") for line in journal.read_text(encoding="utf-8").splitlines()] or [[]]
+    rows = {Names(*line[:3]): int(line[3]) for line in lines if len(line) == 4 and line[3].isdigit()}
+    if head != JOURNAL_COLUMNS or not lines or len(rows) < len(lines) or any(
+        not is_bare(n.bare) or full_name(n.published) != n.named for n in rows
+    ):  # fmt: skip
+        raise InputError(f"{journal}: damaged, not a journal of renamed clips ({','.join(JOURNAL_COLUMNS)})")
+    check_distinct(list(rows), str(journal))
+    return rows
