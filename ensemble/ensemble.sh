@@ -16,7 +16,7 @@ use_environment
 for dataset in ${DATASETS:-dcase2023 dcase2024}; do
   for name in ${METHODS:-${method}}; do
     for seed in ${SEEDS:-1 2 3 4 5}; do
-      python ensemble/ensemble.py --config "${config}" "${RESULTS_DIR:-results/exp}/${dataset}/${name}_${seed}"
+      python ensemble/ensemble.py --config "${config}" "${RESULTS_DIR:-results/exp}/${dataset#folder:}/${name}_${seed}"
     done
   done
 done

@@ -1,7 +1,7 @@
 """Score a finished run again: with another scorer, at other kept epochs, or on another folder of clips.
 
   python src/infer.py run=results/exp/demo/subloss_0256_4096_1 name=k8 scorer.target_kmeans_cos.n_clusters=8
-  python src/infer.py run=RUN name=late epochs=[14,16]
+  python src/infer.py run=RUN name=late 'epochs=[14,16]'
   python src/infer.py run=RUN name=moved data_dir=/new/place
   python src/infer.py run=RUN name=today dataset=folder dataset.name=today data_dir=FOLDER
 
@@ -39,20 +39,23 @@ def infer(config: DictConfig, run: Run) -> None:
     from unlabeledasd import evaluation
 
     trained = OmegaConf.load(run.require(run.config))
-    epochs = list(config.epochs or trained.score_epochs)
+    name, epochs = str(config.name), config.epochs or trained.score_epochs
+    if not OmegaConf.is_list(epochs) or not config.get("scorer"):
+        raise InputError(f"epochs={config.epochs}, scorer={config.get('scorer')}: a list like [14,16], and at least one scorer")
+    epochs = list(epochs)
     if lacking := sorted(set(epochs) - set(run.epochs)):
         raise InputError(f"epochs={lacking}: not kept by {run.folder}, it has {run.epochs}")
-    record = run.all / "infer" / f"{config.name}.yaml"
+    record = run.all / "infer" / f"{name}.yaml"
     text = OmegaConf.to_yaml(config)
-    if "/" in config.name or config.name.startswith("epoch"):
-        raise InputError(f"name={config.name}: a plain folder name that does not begin with 'epoch'")
+    if "/" in name or name.startswith("epoch"):
+        raise InputError(f"name={name}: a plain folder name that does not begin with 'epoch'")
     if record.is_file() and record.read_text(encoding="utf-8") != text:
-        raise InputError(f"name={config.name}: {record} tells of other settings under this name; choose another")
-    write_text(record, text)
+        raise InputError(f"name={name}: {record} tells of other settings under this name; choose another")
 
     dataset = config.get("dataset") or trained.dataset
-    root = Path(config.data_dir or trained.data_dir) / dataset.name / "all" / "raw"
+    root = Path(config.data_dir or trained.data_dir) / str(dataset.name) / "all" / "raw"
     table = load_clips(dataset, root, required=("test",))
+    write_text(record, text)
     device = pl.Trainer(accelerator=config.accelerator, devices=1, logger=False,
                         enable_checkpointing=False, enable_progress_bar=False).strategy.root_device  # fmt: skip
     for epoch in epochs:
@@ -61,13 +64,13 @@ def infer(config: DictConfig, run: Run) -> None:
         embeddings = evaluation.embed(extractor, root, table.path.tolist(), dataset.channel, device=device,
                                       num_workers=config.num_workers, description=f"epoch {epoch}")  # fmt: skip
         scorers = [build(node) for node in config.scorer.values()]
-        evaluation.score_machines(run, config.name, stem, table, embeddings, scorers, stored=run.scorers(stem))
+        evaluation.score_machines(run, name, stem, table, embeddings, scorers, stored=run.scorers(stem))
     stem = version_name(epochs)
     if len(epochs) > 1:
-        sources = [(config.name, version_name([epoch])) for epoch in epochs]
+        sources = [(name, version_name([epoch])) for epoch in epochs]
         stem = evaluation.ENSEMBLE
-        evaluation.average_scores(run, sources, config.name, scorers[0].column)
-    print(evaluation.report(run, config.name, stem, table.machine.unique()))
+        evaluation.average_scores(run, sources, name, scorers[0].column)
+    print(evaluation.report(run, name, stem, table.machine.unique()))
 
 
 if __name__ == "__main__":

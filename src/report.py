@@ -12,24 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 
+from dataset_facts import dataset_names, load_dataset
 from unlabeledasd.errors import one_line_errors
 from unlabeledasd.metrics import challenge_score
 from unlabeledasd.runs import Run, write_csv, write_text
 
 SETS = ("dev", "eval", "all")
-DATASETS = Path(__file__).parent / "config/dataset"
 
 
 def machine_sets(dataset: str, run: Run, version: str) -> dict[str, list[str]]:
     """Names of the machines in each set; those the run has scored where the dataset's file names none."""
-    file = DATASETS / f"{dataset}.yaml"
-    machines = OmegaConf.load(file).get("machines") if file.is_file() else None
-    if machines is None:
+    if dataset not in dataset_names():  # own recordings
         return {"dev": [], "eval": [], "all": run.machines(version)}
-    development, evaluation = machines.get("development", []), machines.get("evaluation", [])
-    return {"dev": [*development], "eval": [*evaluation], "all": [*development, *evaluation]}
+    machines = load_dataset(dataset).machines
+    return {"dev": machines.development, "eval": machines.evaluation, "all": machines.development + machines.evaluation}
 
 
 def run_scores(results_dir: Path, dataset: str, method: str, seed: int, version: str) -> dict[str, float]:

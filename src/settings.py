@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.runs import Run
+from unlabeledasd.runs import Run, write_text
 
 if TYPE_CHECKING:  # what is slow to import waits until a finished run was passed over
     import pandas as pd
@@ -109,6 +109,32 @@ def check_node(key: str, node: dict, raw: dict | None = None) -> None:
         raise InputError(f"{key}.{min(lacking)} is not set: {node['_target_']} needs it")
 
 
+# What may differ between two calls that go on with one run: it does not change what is computed.
+FREE_KEYS = {"data_dir", "results_dir", "run_dir", "label_dir", "check", "data.root", "data.num_workers", "num_workers",
+             "label.root", "label.folder", "label.command"}  # fmt: skip
+
+
+def save_config(config: DictConfig, file: Path) -> None:
+    """Write the run's configuration; InputError names a key in which it differs from the one it began with."""
+    if file.is_file():
+        before, now = flat(OmegaConf.to_container(OmegaConf.load(file))), flat(OmegaConf.to_container(config))
+        for key in sorted({*before, *now}):
+            free = key in FREE_KEYS or key.startswith(("trainer.accelerator", "trainer.logger"))
+            if not free and before.get(key) != now.get(key):
+                told = f"{key}={now.get(key)} now, {before.get(key)} when the run began"
+                raise InputError(f"{file}: {told}; remove {file.parents[1]} to start anew, or set run_dir")
+    write_text(file, OmegaConf.to_yaml(config))
+
+
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested dicts and lists -> {"model.extractor.n_ffts.0": 4096, ...}."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {key: value}
+    return {k: v for name, child in value.items() for k, v in flat(child, f"{key}.{name}".lstrip(".")).items()}
+
+
 def load_clips(dataset: DictConfig, root: str | Path, required: Sequence[str] = ("train", "test")) -> "pd.DataFrame":
     """The table of a dataset's clips below `root`, names and headers checked, its counts printed."""
     from unlabeledasd.clips import index_clips, summary
@@ -130,8 +156,8 @@ def fit(
 
     callbacks = [KeepEpochs(run, epochs), ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]
     made = build(trainer, max_epochs=epochs[-1], callbacks=callbacks)
-    write_environment(run, made)
     if not all(run.checkpoint(epoch).is_file() for epoch in epochs):
+        write_environment(run, made)
         resume = run.last_checkpoint if run.last_checkpoint.is_file() else None
         try:
             made.fit(module, data, ckpt_path=resume, weights_only=True)

@@ -8,15 +8,25 @@ A finished run is left alone; an interrupted one goes on from its last whole epo
 Exit status: 0 done, 1 error, 3 another process works on this run.
 """
 
-import os
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from settings import CONFIG_PATH, build, check_config, launch, quiet_lightning, require_values, tell_errors
+from settings import (
+    CONFIG_PATH,
+    build,
+    check_config,
+    fit,
+    launch,
+    load_clips,
+    quiet_lightning,
+    require_values,
+    save_config,
+    tell_errors,
+)
 from unlabeledasd.errors import InputError
-from unlabeledasd.runs import Run, version_name, write_text
+from unlabeledasd.runs import Run, version_name
 
 
 @hydra.main(config_path=CONFIG_PATH, config_name="train", version_base="1.3")
@@ -34,55 +44,49 @@ def main(config: DictConfig) -> None:
         print("check passed: data, labels and configuration fit")
     else:
         with run.claim():
-            train(config, run)
+            if run.is_done:  # by another process, while this one started
+                print(f"finished already: {run.folder}")
+            else:
+                train(config, run)
 
 
 def prepare(config: DictConfig):
     """-> (table of all clips, labels, module, data), checked; seeds the initialisation."""
     from pytorch_lightning import seed_everything
 
-    from unlabeledasd.clips import index_clips, summary
-    from unlabeledasd.waveforms import check_clips
-
     epochs = list(config.score_epochs)
     if not epochs or epochs != sorted(set(epochs)) or epochs[0] < 1:
         raise InputError(f"score_epochs={epochs}: ascending epochs, counted from 1")
-    dataset, root = config.dataset, Path(config.data.root)
-    machines = [*dataset.machines.development, *dataset.machines.evaluation] or None
-    table = index_clips(root, machines, dataset.grammar)
-    check_clips(root, table.path.tolist(), dataset.sample_rate, dataset.channel)
+    table = load_clips(config.dataset, config.data.root)
     labels = build(config.label, table=table)
-    print(summary(table), f"{len(labels.classes)} classes", sep="\n")
+    print(f"{len(labels.classes)} classes")
+    for line in missing_ground_truth(config, table):
+        print(line)
     if len(labels.classes) == 1:
         raise InputError(
-            f"{root}: one class in all ({labels.classes[0]}), so the loss is exactly zero and nothing is learned; "
-            "add another machine's folder, or tell operating conditions apart in the names of the training clips: "
-            "section_00_source_train_normal_0000_<condition>.wav"
+            f"{config.data.root}: one class in all ({labels.classes[0]}), so the loss is exactly zero and nothing is "
+            "learned; add another machine's folder, or tell operating conditions apart in the names of the training "
+            "clips: section_00_source_train_normal_0000_<condition>.wav"
         )
     seed_everything(config.seed, verbose=False)
     module = build(config.model, n_classes=len(labels.classes))
-    return table, labels, module, build(config.data, table=table, labels=labels, n_samples=module.extractor.n_samples)
+    data = build(config.data, table=table, labels=labels, n_samples=module.extractor.n_samples)
+    return table, labels, module, data
 
 
 def train(config: DictConfig, run: Run) -> None:
     """Do what is missing of: training, the scores of each kept epoch, their mean."""
     from unlabeledasd import evaluation
     from unlabeledasd.labels import Labels
-    from unlabeledasd.training import KeepEpochs, ProgressBar, write_environment
 
     quiet_lightning()
     table, labels, module, data = prepare(config)
     if run.labels.is_file() and Labels.load(run.labels) != labels:
         raise InputError(f"{run.labels}: other labels than the clips have now; remove {run.folder} to start anew")
     labels.save(run.labels)
-    write_text(run.config, OmegaConf.to_yaml(config))
+    save_config(config, run.config)
     epochs = list(config.score_epochs)
-    callbacks = [KeepEpochs(run, epochs), ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]
-    trainer = build(config.trainer, max_epochs=epochs[-1], callbacks=callbacks)
-    write_environment(run, trainer)
-    if not all(run.checkpoint(epoch).is_file() for epoch in epochs):
-        resume = run.last_checkpoint if run.last_checkpoint.is_file() else None
-        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+    trainer = fit(run, config.trainer, module, data, epochs)
     for epoch in epochs:
         version = version_name([epoch])
         if not run.scorers(version).is_file():
@@ -98,9 +102,24 @@ def train(config: DictConfig, run: Run) -> None:
         sources = [(version_name([epoch]),) * 2 for epoch in epochs]
         stem = evaluation.ENSEMBLE
         evaluation.average_scores(run, sources, version, build(next(iter(config.scorer.values()))).column)
-    run.last_checkpoint.unlink(missing_ok=True)
     run.mark_done()
     print(evaluation.report(run, version, stem, table.machine.unique()))
+    for line in missing_ground_truth(config, table)[1:]:
+        print(line)
+
+
+def missing_ground_truth(config: DictConfig, table) -> list[str]:
+    """Lines on official test clips with bare names, if any: whose they are, and what to do."""
+    from unlabeledasd.clips import UNKNOWN
+
+    machines = table.machine[table.condition == UNKNOWN].unique()
+    if config.dataset.grammar != "dcase" or not len(machines):
+        return []
+    return [
+        f"{', '.join(machines)}: test clips without ground truth in their names; they get scores, but no figures.",
+        f"To have figures: DATA_DIR={config.data_dir} preprocess/add_gt_info.sh {config.dataset.name}, and after "
+        f"training python src/infer.py run={config.run_dir} name=figures",
+    ]
 
 
 if __name__ == "__main__":

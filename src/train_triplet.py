@@ -19,9 +19,10 @@ from settings import (
     load_clips,
     quiet_lightning,
     require_values,
+    save_config,
     tell_errors,
 )  # fmt: skip
-from unlabeledasd.runs import Run, write_text
+from unlabeledasd.runs import Run
 
 
 @hydra.main(config_path=CONFIG_PATH, config_name="triplet", version_base="1.3")
@@ -35,7 +36,10 @@ def main(config: DictConfig) -> None:
     check_config(config)
     OmegaConf.resolve(config)
     with run.claim():
-        train(config, run)
+        if run.is_done:  # by another process, while this one started
+            print(f"finished already: {run.folder}")
+        else:
+            train(config, run)
 
 
 def train(config: DictConfig, run: Run) -> None:
@@ -46,7 +50,7 @@ def train(config: DictConfig, run: Run) -> None:
     seed_everything(config.seed, verbose=False)
     module = build(config.model)
     data = build(config.data, table=table, n_samples=module.extractor.n_samples)
-    write_text(run.config, OmegaConf.to_yaml(config))
+    save_config(config, run.config)
     fit(run, config.trainer, module, data, [config.epochs])
     run.mark_done()
     print(f"triplet model: {run.checkpoint(config.epochs)}")

@@ -10,6 +10,9 @@ import soundfile
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from unlabeledasd.clips import index_clips
+from unlabeledasd.labels import PseudoLabels, fingerprint, source_name
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"  # official lists and real recordings, beside a developer's checkout
 METHODS = sorted(p.stem for p in (ROOT / "src/config/method").glob("*.yaml"))
@@ -45,7 +48,22 @@ def data_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for machine, hz in (("fan", 200.0), ("pump", 900.0)):
         make_machine(folder / "tiny/all/raw" / machine, hz)
+    write_pseudo_labels(folder)
     return folder
+
+
+def write_pseudo_labels(data_dir: Path) -> None:
+    """Two clusters of fan, below `data_dir`/label, from every source that a method trains on."""
+    root = data_dir / "tiny/all/raw"
+    table = index_clips(root, ["fan"], required=("train",))
+    paths = table.path[table.split == "train"].tolist()
+    clips = {path: f"fan-cluster-{i % 2}" for i, path in enumerate(paths)}
+    for method in METHODS:
+        label = compose("train", tiny(data_dir, data_dir, method=method)).label
+        if "source" in label:
+            name = source_name(label.source, label.seed)
+            labels = PseudoLabels("tiny", name, {}, {"fan": fingerprint(root, paths)}, clips)
+            labels.save(Path(label.folder) / name / "labels.json")
 
 
 def tiny(data_dir: Path, results_dir: Path, *overrides: str, method: str = "na_1024") -> list[str]:
@@ -53,7 +71,7 @@ def tiny(data_dir: Path, results_dir: Path, *overrides: str, method: str = "na_1
     return [
         "dataset=folder", "dataset.name=tiny", f"dataset.clip_seconds={SECONDS}", "dataset.batch_size=4", "seed=1",
         f"method={method}", f"data_dir={data_dir}", f"results_dir={results_dir}", "score_epochs=[1,2]",
-        "trainer.accelerator=cpu", *overrides,
+        "trainer.accelerator=cpu", f"label_dir={data_dir}/label", "dataset.hide=[fan]", *overrides,
     ]  # fmt: skip
 
 

@@ -66,7 +66,9 @@ def test_names_that_break_the_grammar(name):
     [("fan/train/anything at all.wav", "normal"), ("fan/test/normal/001.wav", "normal"),
      ("fan/test/anomaly/001.wav", "anomaly"), ("fan/test/anomaly/was_normal.wav", "anomaly"),
      ("fan/test/2024-05-01_abnormal_3.wav", "anomaly"), ("fan/test/Anomalous/1.wav", "anomaly"),
-     ("fan/test/paranormal.wav", "unknown"), ("fan/test/1.wav", "unknown")],
+     ("fan/test/paranormal.wav", "unknown"), ("fan/test/1.wav", "unknown"), ("fan/test/non-normal/1.wav", "unknown"),
+     ("fan/test/not_normal_3.wav", "unknown"), ("fan/test/normal_speed/x_anomaly_2.wav", "anomaly"),
+     ("fan/test/normal_or_anomaly.wav", "unknown")],
 )  # fmt: skip
 def test_free_names(path, condition):
     clip = parse_clip(path, "free")
@@ -96,6 +98,14 @@ def test_several_sections(tmp_path):
     table = index_clips(tmp_path, ["fan"])
     assert set(table.machine) == {"fan_section_00", "fan_section_03"}
     assert set(table.path.str.split("/").str[0]) == {"fan"}  # where the files lie
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_section_in_one_split_alone(tmp_path, split):
+    make_machine(tmp_path / "fan", 100)
+    write_wav(tmp_path / f"fan/{split}/section_01_source_{split}_normal_0000_a.wav")
+    with pytest.raises(InputError, match="fan_section_01 has no clip in"):
+        index_clips(tmp_path, ["fan"])
 
 
 def test_linked_folders_are_followed(tmp_path):

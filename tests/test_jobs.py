@@ -1,10 +1,11 @@
 """The job scripts, with a stand-in for python where the runs themselves do not matter."""
 
 import os
+import shlex
 import subprocess
 
 import pytest
-from conftest import DATASETS, METHODS, ROOT
+from conftest import DATASETS, METHODS, ROOT, compose
 
 STAND_IN = """#!/bin/sh
 case "$1" in
@@ -57,7 +58,7 @@ def test_grid_of_table_2(job):
 def test_every_default_names_a_config(job):
     for script in ("exp1.sh", "exp2.sh"):
         for line in job(script, DRY_RUN="1").stdout.splitlines():
-            settings = dict(word.split("=") for word in line.split()[2:])
+            settings = dict(word.split("=") for word in shlex.split(line)[2:])
             assert settings["dataset"] in DATASETS
             assert settings["method"] in METHODS
 
@@ -72,7 +73,7 @@ def test_runs_one_after_the_other(job, tmp_path):
     assert "dataset=folder dataset.name=pumps method=subloss_0256_4096 seed=2" in log[3]
     assert all(line.endswith(overrides) for line in log)
     assert "4 of 4 runs to do, about " in done.stdout
-    assert "--name table2 --datasets demo pumps --methods subloss_0256_4096 --seeds 1 2" in done.stdout
+    assert "--name table2_part --datasets demo pumps --methods subloss_0256_4096 --seeds 1 2" in done.stdout
 
 
 def test_finished_runs_are_skipped(job, tmp_path):
@@ -112,7 +113,22 @@ def test_errors_in_one_line(job, arguments, environment, message):
     assert job.log() == []
 
 
-def test_a_relative_data_dir_is_the_callers(job, tmp_path):
-    (tmp_path / "some data").mkdir()
-    assert job("exp2.sh", METHODS="subloss_0256_4096", DATASETS="demo", SEEDS="1", DATA_DIR="some data").returncode == 0
-    assert f"data_dir={tmp_path}/some data" in job.log()[0]
+def test_relative_folders_are_the_callers(job, tmp_path):
+    (tmp_path / "data").mkdir()
+    assert job("exp2.sh", DATASETS="demo", SEEDS="1", DATA_DIR="data", RESULTS_DIR="out").returncode == 0
+    assert f"data_dir={tmp_path}/data results_dir={tmp_path}/out" in job.log()[0]
+
+
+NAMES = ["my data", "jörg", "a,b", "a=b", "it's (1)", "${x}", "2024", "1e3", "null", r"a\b", "[x]"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_reach_the_program_as_they_are(job, tmp_path, name):
+    """Through the shell, and through Hydra's own parser."""
+    (tmp_path / name).mkdir()
+    own = name if " " not in name else "pumps"  # DATASETS is a list of words
+    grid = {"DATASETS": f"folder:{own}", "METHODS": "na_1024", "SEEDS": "1"}
+    done = job("exp1.sh", **grid, DATA_DIR=str(tmp_path / name), DRY_RUN="1")
+    config = compose("train", shlex.split(done.stdout)[2:])
+    assert config.data_dir == str(tmp_path / name)
+    assert config.dataset.name == own

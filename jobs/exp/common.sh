@@ -6,6 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "$0"; exit; fi
 [[ $# == 0 ]] || { echo "$0: takes no arguments; settings come from the environment, see --help" >&2; exit 1; }
 
+PART="${DATASETS:-}${METHODS:-}${SEEDS:-}"   # not empty: a part of the grid
 read -ra DATASETS <<< "${DATASETS:-dcase2023 dcase2024}"
 read -ra SEEDS <<< "${SEEDS:-1 2 3 4 5}"
 read -ra OVERRIDES <<< "${OVERRIDES:-}"   # more settings for src/train.py: OVERRIDES="data.batch_size=32 ..."
@@ -16,24 +17,43 @@ DATA_DIR="${DATA_DIR:-${data_dir:-}}"
   exit 1
 }
 [[ -d "${DATA_DIR}" || -n "${DRY_RUN:-}" ]] || { echo "DATA_DIR=${DATA_DIR}: no such folder" >&2; exit 1; }
-[[ "${DATA_DIR}" == /* ]] || DATA_DIR="${PWD}/${DATA_DIR}"   # as the caller stands
+# as the caller stands
+[[ "${DATA_DIR}" == /* || -n "${DRY_RUN:-}" ]] || DATA_DIR="${PWD}/${DATA_DIR}"
+RESULTS_DIR="${RESULTS_DIR:-${REPOSITORY}/results/exp}"
+[[ "${RESULTS_DIR}" == /* ]] || RESULTS_DIR="${PWD}/${RESULTS_DIR}"
+RESULTS_DIR="${RESULTS_DIR#"${REPOSITORY}/"}"   # short where it lies in the repository
 cd "${REPOSITORY}"
-RESULTS_DIR="${RESULTS_DIR:-results/exp}"
 MB_PER_RUN=100   # three kept epochs, scorers and score CSVs of 16 machines
+
+# facts DATASET unlabeled|teacher|experiment3: names from the dataset's yaml (of own recordings, from their folder).
+facts() {
+  use_environment
+  python src/dataset_facts.py "$@" --data-dir "${DATA_DIR}"
+}
 
 PLAN=()
 plan() { PLAN+=("$1 $2 $3"); }   # DATASET METHOD SEED; the method triplet:MACHINE is a triplet model
 
+# quoted KEY=VALUE: in quotes for Hydra's parser, unless the value is a plain word or path.
+quoted() {
+  local value="${1#*=}"
+  if [[ ! "${value}" =~ ^[A-Za-z/._][A-Za-z0-9/._-]*$ || "${value}" =~ ^(null|true|false|nan|inf)$ ]]; then
+    # shellcheck disable=SC2016
+    value="${value//\'/\\\'}" value="${value//'${'/'\${'}"
+    value="'${value}'"
+  fi
+  printf '%s' "${1%%=*}=${value}"
+}
+
 # folder:NAME is own recordings, dataset=folder dataset.name=NAME
 dataset_name() { echo "${1#folder:}"; }
-dataset_settings() { [[ "$1" == folder:* ]] && echo "dataset=folder dataset.name=${1#folder:}" || echo "dataset=$1"; }
 run_folder() { echo "${RESULTS_DIR}/$(dataset_name "$1")/${2/:/_}_$3"; }
 
 # run_planned: the planned runs one after the other; a finished one is skipped, a failed one does not stop the rest.
 run_planned() {
-  local run dataset method seed folder status command settings
+  local run dataset method seed folder status command
   local -a todo=() held=() failed=()
-  for run in "${PLAN[@]}"; do
+  for run in ${PLAN[@]+"${PLAN[@]}"}; do
     read -r dataset method seed <<< "${run}"
     folder="$(run_folder "${dataset}" "${method}" "${seed}")"
     [[ -e "${folder}/all/done" && -z "${DRY_RUN:-}" ]] && echo "finished already: ${folder}" || todo+=("${run}")
@@ -45,15 +65,19 @@ run_planned() {
       "($(df -Pm "${RESULTS_DIR}" | awk 'NR == 2 { print $4 }') MB free)"
   fi
   local left=${#todo[@]}
-  for run in "${todo[@]}"; do
+  for run in ${todo[@]+"${todo[@]}"}; do
     read -r dataset method seed <<< "${run}"
-    read -ra settings <<< "$(dataset_settings "${dataset}")"
-    case ${method} in
-      triplet:*) command=(python src/train_triplet.py "${settings[@]}" machine="${method#triplet:}") ;;
-      *) command=(python src/train.py "${settings[@]}" method="${method}") ;;
+    case ${dataset} in
+      folder:*) command=(dataset=folder "$(quoted dataset.name="${dataset#folder:}")") ;;
+      *) command=(dataset="${dataset}") ;;
     esac
-    command+=(seed="${seed}" data_dir="${DATA_DIR}" results_dir="${RESULTS_DIR}" "${OVERRIDES[@]}")
-    echo "${command[*]}"
+    case ${method} in
+      triplet:*) command=(python src/train_triplet.py "${command[@]}" "$(quoted machine="${method#triplet:}")") ;;
+      *) command=(python src/train.py "${command[@]}" method="${method}") ;;
+    esac
+    command+=(seed="${seed}" "$(quoted data_dir="${DATA_DIR}")" "$(quoted results_dir="${RESULTS_DIR}")"
+      ${OVERRIDES[@]+"${OVERRIDES[@]}"})
+    printf '%q ' "${command[@]}" && echo
     [[ -z "${DRY_RUN:-}" ]] || continue
     left=$((left - 1)) status=0
     RUNS_AFTER=${left} "${command[@]}" || status=$?
@@ -71,10 +95,11 @@ run_planned() {
 
 # report NAME METHOD...: the table over DATASETS and SEEDS; then the script ends, with status 1 if a run failed.
 report() {
-  [[ -z "${DRY_RUN:-}" ]] || exit 0
+  # one run has printed its figures; the paper's tables are those of the whole grid
+  [[ -z "${DRY_RUN:-}" && $((${#DATASETS[@]} * ($# - 1) * ${#SEEDS[@]})) -gt 1 ]] || exit "${FAILED:-0}"
   local -a names=()
   for dataset in "${DATASETS[@]}"; do names+=("$(dataset_name "${dataset}")"); done
-  python src/report.py --name "$1" --datasets "${names[@]}" --methods "${@:2}" --seeds "${SEEDS[@]}" \
+  python src/report.py --name "$1${PART:+_part}" --datasets "${names[@]}" --methods "${@:2}" --seeds "${SEEDS[@]}" \
     --results-dir "${RESULTS_DIR}"
   exit "${FAILED:-0}"
 }

@@ -24,7 +24,7 @@ FULL_NAME = re.compile(
     r"_(?P<condition>normal|anomaly)_(?P<index>\d+)(?:_(?P<attribute>.+))?"
 )
 BARE_NAME = re.compile(r"section_(?P<section>\d{2})_(?P<index>\d+)")
-CONDITION_WORD = re.compile(r"(?<![a-z])(normal|anomaly|anomalous|abnormal)(?![a-z])")
+CONDITION_WORDS = {"normal": "normal", "anomaly": "anomaly", "anomalous": "anomaly", "abnormal": "anomaly"}
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,20 @@ def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
     if split == "train":
         condition = "normal"
     else:
-        # the folder below test/ decides before the name does
-        words = [w for part in (*folders[depth + 1 :], path.stem) for w in CONDITION_WORD.findall(part.lower())]
-        condition = UNKNOWN if not words else "normal" if words[0] == "normal" else "anomaly"
+        condition = read_condition(folders[depth + 1 :], path.stem)
     return Clip(machine, "00", "source", split, condition, NO_ATTRIBUTE, path.stem)
+
+
+def read_condition(folders: tuple[str, ...], stem: str) -> str:
+    """Condition of a test clip of any name: a folder that is one of CONDITION_WORDS decides, else such a word in
+    the name; unknown without one, or where they contradict each other or follow "not" or "non"."""
+    told = {CONDITION_WORDS[folder.lower()] for folder in folders if folder.lower() in CONDITION_WORDS}
+    if not told:
+        words = re.findall("[a-z]+", stem.lower())
+        told = {CONDITION_WORDS[word] for word in words if word in CONDITION_WORDS}
+        if {"not", "non", "no"} & set(words):
+            return UNKNOWN
+    return told.pop() if len(told) == 1 else UNKNOWN
 
 
 def discover_machines(root: Path) -> list[str]:
@@ -131,6 +141,9 @@ def index_clips(
         raise InputError(f"{root / bad.path.iloc[0]}: an anomalous clip in train/; training clips are normal")
     several = table.groupby("machine").section.transform("nunique") > 1
     table.loc[several, "machine"] += "_section_" + table.section[several]
+    for split in required:
+        if lacking := set(table.machine) - set(table.machine[table.split == split]):
+            raise InputError(f"{root}: {min(lacking)} has no clip in {split}/; every section needs {' and '.join(required)}")
     return table
 
 

@@ -93,7 +93,8 @@ def score_machines(
             elif kept := {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}:
                 vars(scorer).update(kept)
             else:
-                raise InputError(f"{machine}: no training clips to fit {scorer.column}, and {stored} has none of it")
+                kept_by = f"and {stored} keeps none of it" if stored else "and the run keeps none"
+                raise InputError(f"{machine}: no training clips to fit {scorer.column}, {kept_by}")
             fitted.append(scorer)
         for split, rows in (("train", train), ("test", test)):
             clips = table[rows]
@@ -150,13 +151,10 @@ def read_scores(file: Path, column: str) -> pd.DataFrame:
 
 def report(run: Run, version: str, stem: str, machines: list[str]) -> str:
     """The official figures of each machine and the challenge score, as text; one line for what does not exist."""
-    rows, notes = {}, []
-    for machine in machines:
-        file = run.version(machine, version) / f"{stem}_test_result.csv"
-        if file.is_file():
-            rows[machine] = pd.read_csv(file).iloc[0]
-        else:
-            notes.append(f"{machine}: test clips of unknown condition or domain; scores were written, no figures")
+    files = {machine: run.version(machine, version) / f"{stem}_test_result.csv" for machine in machines}
+    rows = {machine: pd.read_csv(file).iloc[0] for machine, file in files.items() if file.is_file()}
+    unknown = ", ".join(machine for machine in files if machine not in rows)
+    notes = [f"{unknown}: test clips of unknown condition or domain; scores were written, no figures"] * bool(unknown)
     names = ["hmean_official", *OFFICIAL]
 
     def line(head: str, values: list) -> str:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import socket
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -50,6 +51,29 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
         temporary.write_bytes(buffer.getvalue())
 
 
+@contextmanager
+def holding(folder: Path, lock: Path) -> Iterator[None]:
+    """Work on `folder` alone; RunHeld names the process that does otherwise.
+
+    The lock is the operating system's: it ends with the process that holds it, however that ends.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{lock.parent}: cannot write there ({error.strerror})") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RunHeld(f"{folder}: held by {file.read().strip() or 'another process'}") from None
+        file.truncate(0)
+        since = datetime.now().isoformat(sep=" ", timespec="seconds")
+        print(f"host {socket.gethostname()}, process {os.getpid()}, since {since}", file=file, flush=True)
+        yield
+
+
 class Run:
     """Paths and state of one run; creates nothing until it is written to."""
 
@@ -59,7 +83,6 @@ class Run:
         self.config = self.all / "config.yaml"
         self.labels = self.all / "labels.json"
         self.environment = self.all / "environment.json"
-        self.logs = self.all / "logs"
         self.done_marker = self.all / "done"
         self.last_checkpoint = self.all / "checkpoints" / "last.ckpt"
 
@@ -93,30 +116,16 @@ class Run:
     def require(self, path: Path) -> Path:
         """`path`, or an InputError that says this is no finished run."""
         if not path.is_file():
-            raise InputError(f"{self.folder}: not a finished run, {path.relative_to(self.folder)} is missing")
+            name = path.relative_to(self.folder)
+            raise InputError(f"{self.folder}: {name} is missing; remove the folder to train this run anew")
         return path
 
     @contextmanager
-    def claim(self):
-        """Hold the run folder for this process; RunHeld names who holds it otherwise.
-
-        The lock is the operating system's: it ends with the process that holds it, however that ends.
-        """
-        path = self.all / "lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{self.all}: cannot write there ({error.strerror}); set results_dir") from None
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise RunHeld(f"{self.folder}: held by {file.read().strip() or 'another process'}") from None
-            file.truncate(0)
-            since = datetime.now().isoformat(sep=" ", timespec="seconds")
-            print(f"host {socket.gethostname()}, process {os.getpid()}, since {since}", file=file, flush=True)
+    def claim(self) -> Iterator[None]:
+        """Hold the run folder for this process; RunHeld names who holds it otherwise."""
+        with holding(self.folder, self.all / "lock"):
+            for leftover in self.last_checkpoint.parent.glob(".*.tmp"):  # of a process that was killed
+                leftover.unlink()
             yield
 
 

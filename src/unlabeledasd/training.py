@@ -76,8 +76,17 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def processor() -> str:
+    """Name of the CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
 def write_environment(run: Run, trainer: pl.Trainer) -> None:
-    """Record versions, device, precision, threads and git revision in the run folder."""
+    """Record what the run is trained on: versions, device, precision, threads, git revision."""
     device = trainer.strategy.root_device
     try:
         revision = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent,
@@ -90,7 +99,7 @@ def write_environment(run: Run, trainer: pl.Trainer) -> None:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "precision": str(trainer.precision),

@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Table 3 - pseudo-labels for machines without attributes, in stages:
+#
+#   teachers   the models whose embeddings are clustered (triplet ones: exp3_triplet.sh)
+#   labels     pseudoattr/pseudo_attr.sh; OpenL3 and PANNs need weights (pseudoattr/README.md)
+#   students   training on the labels; the rows "machine and domain" and "true attributes"
+#   table      mean and standard deviation over seeds
+#
+#   DATA_DIR=/data jobs/exp/exp3.sh                                    everything
+#   DATA_DIR=/data DATASETS=dcase2024 SEEDS="1 2" jobs/exp/exp3.sh     a part (METHODS too: rows of the table)
+#   DATA_DIR=data DATASETS=demo_unlabeled SEEDS=1 jobs/exp/exp3.sh     on the demo data
+#   DATA_DIR=/data STAGES="students table" jobs/exp/exp3.sh            leave out what is done elsewhere
+#   DRY_RUN=1 jobs/exp/exp3.sh                                         only print the commands
+#
+# The other settings are those of exp1.sh (jobs/exp/exp1.sh --help). What is finished is skipped; a stage that
+# fails ends the script, and what a stage lacks is named with the command that makes it.
+
+data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; the environment's DATA_DIR wins
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+read -ra STAGES <<< "${STAGES:-teachers labels students table}"
+rows=()   # every method of the table, of any dataset
+for dataset in "${DATASETS[@]}"; do
+  for method in ${METHODS:-$(facts "${dataset}" experiment3)}; do
+    [[ " ${rows[*]} " == *" ${method} "* ]] || rows+=("${method}")
+  done
+done
+
+# sources DATASET: the sources of pseudo-labels that its rows need, in the order of the rows.
+sources() {
+  for method in ${METHODS:-$(facts "$1" experiment3)}; do
+    case ${method} in
+      pattr_bic_pre_*) echo class ;;
+      pattr_bic_*) method="${method#pattr_bic_}"; echo "${method%%_*}" ;;
+      pattr_gt_*) echo gt ;;
+    esac
+  done
+}
+
+stage_teachers() {
+  for dataset in "${DATASETS[@]}"; do
+    for seed in "${SEEDS[@]}"; do
+      if [[ " $(sources "${dataset}" | tr '\n' ' ')" == *" class "* ]]; then
+        plan "${dataset}" "$(facts "${dataset}" teacher)" "${seed}"
+      fi
+    done
+  done
+  run_planned
+  for dataset in "${DATASETS[@]}"; do
+    if [[ " $(sources "${dataset}" | tr '\n' ' ')" == *" triplet "* ]]; then
+      DATASETS="${dataset}" SEEDS="${SEEDS[*]}" OVERRIDES="" jobs/exp/exp3_triplet.sh || FAILED=1
+    fi
+  done
+}
+
+stage_labels() {
+  for dataset in "${DATASETS[@]}"; do
+    DATASETS="${dataset}" SOURCES="$(sources "${dataset}" | tr '\n' ' ')" SEEDS="${SEEDS[*]}" \
+      pseudoattr/pseudo_attr.sh || FAILED=1
+  done
+}
+
+stage_students() {
+  for dataset in "${DATASETS[@]}"; do
+    for seed in "${SEEDS[@]}"; do
+      for method in ${METHODS:-$(facts "${dataset}" experiment3)}; do
+        plan "${dataset}" "${method}" "${seed}"
+      done
+    done
+  done
+  run_planned
+}
+
+stage_table() { report table3 "${rows[@]}"; }
+
+export DATA_DIR RESULTS_DIR DRY_RUN
+for stage in "${STAGES[@]}"; do
+  case ${stage} in
+    teachers) stage_teachers ;;
+    labels) stage_labels ;;
+    students) stage_students ;;
+    table) stage_table ;;
+    *) echo "STAGES=${stage}: allowed are teachers labels students table" >&2; exit 1 ;;
+  esac
+  if [[ -n "${FAILED:-}" && "${stage}" != students ]]; then
+    echo "exp3: stage ${stage} failed, see above; the same command goes on from there" >&2
+    exit 1
+  fi
+done
+exit "${FAILED:-0}"
