@@ -16,6 +16,7 @@ import ensemble
 import infer
 import train
 import unlabeledasd
+from unlabeledasd.data import ShuffledClips
 from unlabeledasd.metrics import evaluate
 from unlabeledasd.runs import Run
 from unlabeledasd.training import KeepEpochs
@@ -118,6 +119,7 @@ def test_infer_with_another_scorer(run, monkeypatch):
     [
         (["name=x", "epochs=[7]"], ["epochs=[7]", "[1, 2]"]),
         (["name=epoch9"], ["name=epoch9"]),
+        (["name=x", "epochs=1"], ["epochs=1", "a list like"]),
         (["name=x", "data_dir=/nowhere"], ["/nowhere/tiny/all/raw"]),
     ],
 )
@@ -185,6 +187,32 @@ def test_resumed_run_equals_an_uninterrupted_one(run, data_dir, tmp_path, monkey
     # and at the same time: the same seed gives the same bytes
     assert files_below(resumed.folder, "*/infer/**/*.csv") == files_below(run.folder, "*/infer/version_epoch*/*.csv")
     assert torch.load(resumed.checkpoint(2), weights_only=True)["global_step"] == 2 * 4  # 14 clips in batches of 4
+
+
+def test_every_epoch_has_its_own_order(data_dir, tmp_path, monkeypatch):
+    """Lightning tells the sampler its epoch."""
+    epochs = []
+    monkeypatch.setattr(ShuffledClips, "set_epoch", lambda self, epoch: epochs.append(epoch))
+    assert call(train, monkeypatch, *tiny(data_dir, tmp_path)) == 0
+    assert sorted(set(epochs)) == [0, 1]
+
+
+def test_a_run_does_not_go_on_with_other_settings(run, data_dir, monkeypatch, capsys):
+    arguments = tiny(data_dir, run.folder.parents[1], method="subloss_0256_4096")
+    done = run.done_marker.read_bytes()
+    run.done_marker.unlink()
+    try:
+        assert call(train, monkeypatch, *arguments, "model.optimizer.lr=0.5") == 1
+        assert "model.optimizer.lr=0.5 now, 0.001 when the run began" in capsys.readouterr().err
+        assert call(train, monkeypatch, *arguments, "data.num_workers=1") == 0  # changes no result
+    finally:
+        run.done_marker.write_bytes(done)
+
+
+def test_a_name_is_free_after_a_call_that_failed(run, monkeypatch):
+    arguments = [f"run={run.folder}", "name=20240501", "accelerator=cpu", "epochs=[1]"]
+    assert call(infer, monkeypatch, *arguments, "data_dir=/nowhere") == 1
+    assert call(infer, monkeypatch, *arguments) == 0
 
 
 def test_a_person_stops_the_run(data_dir, tmp_path, monkeypatch, capsys):
