@@ -41,7 +41,8 @@ def infer(config: DictConfig, run: Run) -> None:
     trained = OmegaConf.load(run.require(run.config))
     name, epochs = str(config.name), config.epochs or trained.score_epochs
     if not OmegaConf.is_list(epochs) or not config.get("scorer"):
-        raise InputError(f"epochs={config.epochs}, scorer={config.get('scorer')}: a list like [14,16], and at least one scorer")
+        given = f"epochs={config.epochs}, scorer={config.get('scorer')}"
+        raise InputError(f"{given}: a list like [14,16], and at least one scorer")
     epochs = list(epochs)
     if lacking := sorted(set(epochs) - set(run.epochs)):
         raise InputError(f"epochs={lacking}: not kept by {run.folder}, it has {run.epochs}")

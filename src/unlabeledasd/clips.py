@@ -73,10 +73,7 @@ def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
             f"{path}: not a DCASE clip name, section_<NN>_<source|target>_{split}_<normal|anomaly>_<index>_"
             "<attributes>.wav (own recordings with other names: dataset=folder)"
         )
-    if split == "train":
-        condition = "normal"
-    else:
-        condition = read_condition(folders[depth + 1 :], path.stem)
+    condition = "normal" if split == "train" else read_condition(folders[depth + 1 :], path.stem)
     return Clip(machine, "00", "source", split, condition, NO_ATTRIBUTE, path.stem)
 
 
@@ -143,7 +140,8 @@ def index_clips(
     table.loc[several, "machine"] += "_section_" + table.section[several]
     for split in required:
         if lacking := set(table.machine) - set(table.machine[table.split == split]):
-            raise InputError(f"{root}: {min(lacking)} has no clip in {split}/; every section needs {' and '.join(required)}")
+            needed = " and ".join(required)
+            raise InputError(f"{root}: {min(lacking)} has no clip in {split}/; every section needs {needed}")
     return table
 
 

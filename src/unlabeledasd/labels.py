@@ -150,18 +150,17 @@ def true_attributes(table: pd.DataFrame, folder: str | Path) -> pd.Series:
     """Attribute of every clip in `table`: from its name, or where that hides it from the official lists
     `folder`/<machine>/attributes_<section>_<split>_correspondence.csv; else "unknown"."""
     known = {}
-    for place, clips in table[table.attribute == NO_ATTRIBUTE].path.str.rsplit("/", n=1, expand=True).groupby(0):
+    for place in sorted({path.rpartition("/")[0] for path in table.path[table.attribute == NO_ATTRIBUTE]}):
         machine, split = place.split("/")[:2]
         for file in sorted(Path(folder, machine).glob(f"attributes_*_{split}_correspondence.csv")):
-            pairs = pd.read_csv(file)
-            if not {"source_file_name", "target_file_name"} <= set(pairs):
+            names = pd.read_csv(file)
+            if not {"source_file_name", "target_file_name"} <= set(names):
                 raise InputError(f"{file}: expected the columns source_file_name, target_file_name")
-            # the indices of the two names may differ
-            true = {hidden: parse_clip(f"{machine}/{split}/{name}").attribute
-                    for name, hidden in zip(pairs.source_file_name, pairs.target_file_name, strict=True)}  # fmt: skip
-            known |= {f"{place}/{name}": true[name] for name in clips[1] if name in true}
-    hidden = table.path.map(known).fillna(UNKNOWN)
-    return table.attribute.where(table.attribute != NO_ATTRIBUTE, hidden)
+            for true, hidden in zip(names.source_file_name, names.target_file_name, strict=True):
+                # the index of the true name is not always that of the clip
+                known[f"{place}/{hidden}"] = parse_clip(f"{machine}/{split}/{true}").attribute
+    pairs = zip(table.path, table.attribute, strict=True)
+    return pd.Series([known.get(p, UNKNOWN) if a == NO_ATTRIBUTE else a for p, a in pairs], table.index)
 
 
 def fingerprint(root: str | Path, paths: Sequence[str]) -> str:

@@ -1,0 +1,158 @@
+"""Cluster the embeddings of a dataset's unlabeled machines: the second half of making pseudo-labels.
+
+  python pseudoattr/cluster.py dataset=DATASET source=SOURCE seed=N data_dir=FOLDER [key=value ...]
+
+Reads what pseudoattr/embed.py wrote and writes beside it: per machine its clusters, the criterion's curve and a
+map, for all of them report.csv, and last labels.json, which training reads. Machines whose clusters are there,
+from the same embeddings and settings, are left alone. source=gt takes the true attributes in place of clusters.
+"""
+
+import hashlib
+import json
+from importlib.metadata import version
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pandas as pd
+from embed import choice, load_unlabeled, stored_key
+from joblib import Parallel, delayed
+from omegaconf import DictConfig, OmegaConf
+
+from settings import CONFIG_PATH, build, check_config, launch, tell_errors
+from unlabeledasd.clips import UNKNOWN
+from unlabeledasd.errors import InputError
+from unlabeledasd.labels import PseudoLabels, fingerprint, true_attributes
+from unlabeledasd.maps import draw_map
+from unlabeledasd.pseudolabels import DOMAINS, PseudoLabeler, agreement
+from unlabeledasd.runs import write_csv, write_json
+
+DONE = "clusters.json"  # of a machine: written last, tells what its clusters were made from
+PACKAGES = ("umap-learn", "scikit-learn", "numpy")
+
+
+@hydra.main(config_path=CONFIG_PATH, config_name="pseudo", version_base="1.3")
+@tell_errors()
+def main(config: DictConfig) -> None:
+    check_config(config)
+    OmegaConf.resolve(config)
+    root, table, machines = load_unlabeled(config)
+    folder = Path(config.folder)
+    clips = table[(table.split == "train") & table.machine.isin(machines)].reset_index(drop=True)
+    recordings = {machine: fingerprint(root, clips.path[clips.machine == machine]) for machine in machines}
+    lists = Path(config.data_dir) / config.dataset.name / "ground_truth"
+    clips["true_attribute"] = true_attributes(clips, lists)
+    if config.source.teacher or config.source.embedder:
+        settings = describe(config)
+        clips["cluster"] = clusters(config, table, clips, recordings, settings)
+        names = clips.machine + "-" + clips.domain + "-" + clips.cluster.astype(str)
+        settings["weights"] = {m: stored_key(folder / m / "embedding_train.npz")["weights"] for m in machines}
+    else:
+        require_truth(config, clips, lists)
+        settings = {"bare_attribute": config.source.bare_attribute}
+        clips["cluster"] = clips.true_attribute
+        names = clips.true_attribute
+        if not config.source.bare_attribute:
+            names = clips.machine + "-" + clips.domain + "-" + names
+    report = make_report(clips)
+    write_csv(folder / "report.csv", report)
+    labels = dict(zip(clips.path, names, strict=True))
+    PseudoLabels(config.dataset.name, config.source.name, settings, recordings, labels).save(folder / "labels.json")
+    print(report.to_string(index=False, na_rep="-", float_format="%.3f"))
+    if report.ari.notna().any():
+        mean = report[["ari", "nmi"]][report.domain == "source"].mean()
+        print(f"mean of the source domains: adjusted Rand index {mean.ari:.3f}, mutual information {mean.nmi:.3f}")
+    print(f"{len(set(names))} classes of {len(machines)} machines: {folder / 'labels.json'}")
+
+
+def describe(config: DictConfig) -> dict:
+    """How clusters are made; part of labels.json, and of what tells whether stored clusters are still right."""
+    return {
+        "labeler": build(config.labeler).get_params(),
+        "fit_on": config.fit_on,
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def require_truth(config: DictConfig, clips: pd.DataFrame, lists: Path) -> None:
+    if len(unknown := clips[clips.true_attribute == UNKNOWN]):
+        raise InputError(
+            f"{lists}: does not tell the true attribute of {unknown.path.iloc[0]} ({len(unknown)} such clips); "
+            f"DATA_DIR={config.data_dir} preprocess/add_gt_info.sh {config.dataset.name} fetches what is published"
+        )
+
+
+def clusters(
+    config: DictConfig, table: pd.DataFrame, clips: pd.DataFrame, recordings: dict[str, str], settings: dict
+) -> np.ndarray:
+    """Cluster of every row of `clips` (N,), machine by machine, as many at a time as n_jobs."""
+    jobs, files = [], []
+    for machine, rows in clips.groupby("machine", sort=False):
+        folder = Path(config.folder) / machine
+        embedding, others = read_embeddings(config, folder, "train", rows.path.tolist(), recordings[machine]), None
+        if config.fit_on == "all":
+            test = table.path[(table.machine == machine) & (table.split == "test")].tolist()
+            others = read_embeddings(config, folder, "test", test)
+        digest = hashlib.sha256(embedding.tobytes())
+        digest.update(b"" if others is None else others.tobytes())
+        key = {"embeddings": digest.hexdigest(), "true_attributes": rows.true_attribute.tolist(), **settings}
+        files.append(folder / "clusters.csv")
+        if (folder / DONE).is_file() and json.loads((folder / DONE).read_text(encoding="utf-8")) == key:
+            print(f"{machine}: clustered already")
+        else:
+            jobs.append((folder, rows, embedding, others, build(config.labeler), key))
+    with Parallel(config.n_jobs, return_as="generator") as parallel:
+        for machine in parallel(delayed(cluster_machine)(*job) for job in jobs):
+            print(f"{machine}: clustered", flush=True)
+    return pd.concat(map(pd.read_csv, files)).set_index("path").cluster.loc[clips.path].to_numpy()
+
+
+def read_embeddings(
+    config: DictConfig, folder: Path, split: str, paths: list[str], recordings: str | None = None
+) -> np.ndarray:
+    """Embeddings (N, D) of the clips `paths`, as pseudoattr/embed.py left them; recordings: their fingerprint."""
+    file, again = folder / f"embedding_{split}.npz", f"pseudoattr/embed.py source={choice('source')} makes them"
+    if not file.is_file():
+        raise InputError(f"{file}: no such embeddings; {again}")
+    with np.load(file, allow_pickle=False) as arrays:
+        same = recordings is None or json.loads(str(arrays["made_by"]))["clips"] == recordings
+        if not same or arrays["paths"].tolist() != paths:
+            raise InputError(f"{file}: of other clips than those in {config.data_dir}; {again} anew")
+        return arrays["embedding"]
+
+
+def cluster_machine(
+    folder: Path,
+    clips: pd.DataFrame,
+    embedding: np.ndarray,
+    others: np.ndarray | None,
+    labeler: PseudoLabeler,
+    key: dict,
+) -> str:
+    """Write clusters.csv, criterion.csv and map.png of one machine; last, what they were made from."""
+    (folder / DONE).unlink(missing_ok=True)
+    labeler.fit(embedding, clips.domain == "target", others)
+    x, y = labeler.map_.T
+    result = clips[["path", "domain", "true_attribute"]].assign(cluster=labeler.labels_, x=x, y=y)
+    write_csv(folder / "clusters.csv", result)
+    curve = [(domain, n, value) for domain in DOMAINS for n, value in enumerate(labeler.criterion_[domain], start=1)]
+    write_csv(folder / "criterion.csv", pd.DataFrame(curve, columns=["domain", "n_components", labeler.criterion]))
+    draw_map(folder / "map.png", result, f"{folder.name}, {folder.parent.name}")
+    write_json(folder / DONE, key)
+    return folder.name
+
+
+def make_report(clips: pd.DataFrame) -> pd.DataFrame:
+    """Per machine and domain: clips, clusters, true attributes, and how well they agree where those are known."""
+    rows = []
+    for (machine, domain), group in clips.groupby(["machine", "domain"], sort=False):
+        known = not (group.true_attribute == UNKNOWN).any()
+        ari, nmi = agreement(group.cluster, group.true_attribute) if known else (np.nan, np.nan)
+        attributes = group.true_attribute.nunique() if known else pd.NA
+        rows.append((machine, domain, len(group), group.cluster.nunique(), attributes, ari, nmi))
+    columns = ["machine", "domain", "clips", "clusters", "true_attributes", "ari", "nmi"]
+    return pd.DataFrame(rows, columns=columns).astype({"true_attributes": "Int64"})
+
+
+if __name__ == "__main__":
+    launch(main, __doc__, ("dataset", "source"))

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Pseudo-labels for Table 3: 5 sources of embeddings x 2 datasets x 5 seeds (openl3, panns and gt have no seeds).
+#
+#   DATA_DIR=/data pseudoattr/pseudo_attr.sh                                         everything
+#   DATA_DIR=/data DATASETS=dcase2024 SOURCES="class gt" SEEDS=1 pseudoattr/pseudo_attr.sh    a part
+#   DATA_DIR=/data TRAIN_MISSING=1 pseudoattr/pseudo_attr.sh                         train teachers that are missing
+#   DATA_DIR=/data SETTINGS="labeler.criterion=bic fit_on=all" LABEL_DIR=bic_labels pseudoattr/pseudo_attr.sh
+#   DRY_RUN=1 pseudoattr/pseudo_attr.sh                                              only print the commands
+#
+# Also from the environment: RESULTS_DIR (where the teachers are), LABEL_DIR, CUDA_VISIBLE_DEVICES, and OVERRIDES as
+# for jobs/exp/exp3.sh: it goes to teachers that are trained here, what begins with dataset. to the labels too.
+# What is there is left alone, so the same command goes on after an interruption. A source that lacks something is
+# named, the others go on; pseudoattr/README.md tells what each source needs.
+
+data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; the environment's DATA_DIR wins
+[[ "${LABEL_DIR:=}" == "" || "${LABEL_DIR}" == /* ]] || LABEL_DIR="${PWD}/${LABEL_DIR}"
+source "$(dirname "${BASH_SOURCE[0]}")/../jobs/exp/common.sh"
+
+read -ra SOURCES <<< "${SOURCES:-class triplet openl3 panns gt}"
+read -ra SETTINGS <<< "${SETTINGS:-}"
+LABEL_DIR="${LABEL_DIR:-pseudoattr/label}"
+LABEL_DIR="${LABEL_DIR#"${REPOSITORY}/"}"   # short where it lies in the repository
+[[ -z "${TRAIN_MISSING:-}" ]] || SETTINGS+=(train_missing=true)
+for override in ${OVERRIDES[@]+"${OVERRIDES[@]}"}; do
+  [[ "${override}" != dataset.* ]] || SETTINGS+=("${override}")
+done
+
+LACKING=()
+# make_labels DATASET SOURCE [SEED]
+make_labels() {
+  local script status
+  local -a command dataset=("dataset=$1") scripts=(embed.py cluster.py)
+  [[ "$1" != folder:* ]] || dataset=(dataset=folder "$(quoted dataset.name="${1#folder:}")")
+  [[ "$2" != gt ]] || scripts=(cluster.py)   # true attributes need no embeddings
+  for script in "${scripts[@]}"; do
+    command=(python "pseudoattr/${script}" "${dataset[@]}" source="$2" ${3:+seed="$3"}
+      "$(quoted data_dir="${DATA_DIR}")" "$(quoted results_dir="${RESULTS_DIR}")"
+      "$(quoted label_dir="${LABEL_DIR}")" ${SETTINGS[@]+"${SETTINGS[@]}"})
+    printf '%q ' "${command[@]}" && echo
+    [[ -z "${DRY_RUN:-}" ]] || continue
+    status=0
+    env OVERRIDES="${OVERRIDES[*]-}" "${command[@]}" || status=$?
+    case ${status} in
+      0) ;;
+      130) exit 130 ;;   # Ctrl-C
+      *) LACKING+=("$*"); return ;;
+    esac
+  done
+}
+
+[[ -n "${DRY_RUN:-}" ]] || use_environment
+for dataset in "${DATASETS[@]}"; do
+  for source in "${SOURCES[@]}"; do
+    case ${source} in
+      class | triplet)
+        for seed in "${SEEDS[@]}"; do make_labels "${dataset}" "${source}" "${seed}"; done ;;
+      gt) [[ "${dataset}" == dcase2023 ]] || make_labels "${dataset}" gt ;;   # its attributes are known: experiment 2
+      *) make_labels "${dataset}" "${source}" ;;
+    esac
+  done
+done
+[[ ${#LACKING[@]} == 0 ]] || { printf 'no labels: %s\n' "${LACKING[@]}" >&2; exit 1; }
