@@ -93,10 +93,10 @@ def how(config: DictConfig) -> dict:
 
 
 def quoted(key: str, value: str) -> str:
-    """key=value for Hydra's parser, which takes only some characters unquoted."""
-    if re.fullmatch(r"[A-Za-z/._][\w/.-]*", value, re.ASCII):
+    """key=value, in quotes for Hydra's parser, unless the value is a plain word or path (as jobs/exp/common.sh)."""
+    if re.fullmatch(r"[A-Za-z/._][\w/.-]*", value, re.ASCII) and value not in ("null", "true", "false", "nan", "inf"):
         return f"{key}={value}"
-    value = value.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
+    value = value.replace("'", "\\'").replace("${", "\\${")
     return f"{key}='{value}'"
 
 

@@ -178,6 +178,14 @@ def test_clusters_and_report(embedded, settings, data_dir, tmp_path, monkeypatch
     assert call(cluster, monkeypatch, *settings("class", "labeler.criterion=bic")) == 0
     assert "fan: clustered\n" in capsys.readouterr().out
     assert "bic" in pd.read_csv(folder / "fan/criterion.csv")
+    assert call(cluster, monkeypatch, *settings("class", "fit_on=all")) == 1
+    assert "embedding_test.npz: no such embeddings" in capsys.readouterr().err
+    arrays = dict(np.load(embedded))
+    tests = [f"fan/test/{p.name}" for p in sorted((data_dir / "tiny/all/raw/fan/test").iterdir())]
+    write_npz(embedded.with_name("embedding_test.npz"), arrays | {"paths": np.array(tests), "embedding": np.eye(8)})
+    assert call(cluster, monkeypatch, *settings("class", "fit_on=all")) == 0
+    assert not pd.read_csv(folder / "fan/clusters.csv")[["x", "y"]].equals(clusters[["x", "y"]])
+    assert PseudoLabels.load(folder / "labels.json").settings["fit_on"] == "all"
 
 
 def test_training_takes_these_labels_and_records_them(embedded, settings, data_dir, tmp_path, monkeypatch, capsys):

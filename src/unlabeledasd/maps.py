@@ -11,7 +11,7 @@ from unlabeledasd.clips import UNKNOWN
 from unlabeledasd.runs import replacing
 
 MARKERS = {"source": ".", "target": "x"}
-MOST_NAMES = 40  # in a legend
+MOST_NAMES = 50  # in a legend
 
 
 def draw_map(file: Path, clips: pd.DataFrame, title: str) -> None:
@@ -31,6 +31,7 @@ def draw_map(file: Path, clips: pd.DataFrame, title: str) -> None:
             axes.scatter(rows.x, rows.y, s=25, color=color, marker=MARKERS[rows.domain.iloc[0]], label=group)
         axes.set(title=f"by {name}: {len(names)}", xticks=[], yticks=[])
         if len(names) <= MOST_NAMES:
-            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize="xx-small" if len(names) > 20 else "small")
+            axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), ncols=1 + (len(names) - 1) // 25,
+                        fontsize="xx-small" if len(names) > 20 else "small")  # fmt: skip
     with replacing(file) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
