@@ -21,6 +21,7 @@ import ground_truth
 from renaming import full_name, read_lists
 from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError, RunHeld
+from unlabeledasd.runs import holding
 
 OFFICIAL = SHARED / "data/ground_truth"
 needs_official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason="the official lists lie in ../shared only")
@@ -251,7 +252,7 @@ def test_names_of_other_tools_are_taken_up(data_dir):
 
 
 def test_one_process_at_a_time(data_dir):
-    with fetching.exclusive(data_dir / "tiny"), pytest.raises(RunHeld):
+    with holding(data_dir / "tiny", data_dir / "tiny" / ".lock"), pytest.raises(RunHeld):
         add(data_dir)
 
 

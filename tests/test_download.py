@@ -23,6 +23,7 @@ import dataset_facts
 import download
 import fetching
 from unlabeledasd.errors import InputError, RunHeld
+from unlabeledasd.runs import holding
 
 TINY = """
 defaults: [base]
@@ -359,7 +360,7 @@ def test_several_at_once(zenodo, data_dir):
 
 
 def test_one_process_at_a_time(zenodo, data_dir):
-    with fetching.exclusive(data_dir / "tiny"), pytest.raises(RunHeld, match="another process prepares it"):
+    with holding(data_dir / "tiny", data_dir / "tiny/.lock"), pytest.raises(RunHeld, match="held by host"):
         fetch(data_dir)
 
 

@@ -48,7 +48,7 @@ stage_teachers() {
   run_planned
   for dataset in "${DATASETS[@]}"; do
     if [[ " $(sources "${dataset}" | tr '\n' ' ')" == *" triplet "* ]]; then
-      DATASETS="${dataset}" SEEDS="${SEEDS[*]}" OVERRIDES="" jobs/exp/exp3_triplet.sh || FAILED=1
+      DATASETS="${dataset}" SEEDS="${SEEDS[*]}" OVERRIDES="${OVERRIDES[*]-}" jobs/exp/exp3_triplet.sh || FAILED=1
     fi
   done
 }
@@ -56,7 +56,7 @@ stage_teachers() {
 stage_labels() {
   for dataset in "${DATASETS[@]}"; do
     DATASETS="${dataset}" SOURCES="$(sources "${dataset}" | tr '\n' ' ')" SEEDS="${SEEDS[*]}" \
-      pseudoattr/pseudo_attr.sh || FAILED=1
+      OVERRIDES="${OVERRIDES[*]-}" pseudoattr/pseudo_attr.sh || FAILED=1
   done
 }
 
