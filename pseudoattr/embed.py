@@ -23,7 +23,7 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from settings import CONFIG_PATH, build, check_config, launch, quiet_lightning, require_values, tell_errors
+from settings import CONFIG_PATH, build, check_config, launch, pick_device, quiet_lightning, require_values, tell_errors
 from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError
 from unlabeledasd.labels import fingerprint, unlabeled_machines
@@ -138,15 +138,12 @@ def make_teacher(config: DictConfig, machine: str, checkpoint: Path) -> None:
 
 def embed(config: DictConfig, root: Path, todo: list, weights: dict[str, Path]) -> None:
     """Write the embeddings (N, D) of each (machine, paths, file, made_by)."""
-    import pytorch_lightning as pl
-
     from unlabeledasd.waveforms import check_clips
 
     quiet_lightning()
     dataset = config.dataset
     check_clips(root, [path for _, paths, *_ in todo for path in paths], dataset.sample_rate, dataset.channel)
-    device = pl.Trainer(accelerator=config.accelerator, devices=1, logger=False, enable_checkpointing=False,
-                        enable_progress_bar=False).strategy.root_device  # fmt: skip
+    device = pick_device(config.accelerator)
     embedder = lru_cache(1)(lambda file: make_embedder(config, file))
     for machine, paths, file, made_by in todo:
         embedding = embedder(weights[machine]).embed(root, paths, dataset.channel, device)

@@ -14,7 +14,17 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from settings import CONFIG_PATH, build, check_config, launch, load_clips, quiet_lightning, require_values, tell_errors
+from settings import (
+    CONFIG_PATH,
+    build,
+    check_config,
+    launch,
+    load_clips,
+    pick_device,
+    quiet_lightning,
+    require_values,
+    tell_errors,
+)
 from unlabeledasd.errors import InputError
 from unlabeledasd.runs import Run, version_name, write_text
 
@@ -33,8 +43,6 @@ def main(config: DictConfig) -> None:
 
 
 def infer(config: DictConfig, run: Run) -> None:
-    import pytorch_lightning as pl
-
     quiet_lightning()
     from unlabeledasd import evaluation
 
@@ -57,8 +65,7 @@ def infer(config: DictConfig, run: Run) -> None:
     root = Path(config.data_dir or trained.data_dir) / str(dataset.name) / "all" / "raw"
     table = load_clips(dataset, root, required=("test",))
     write_text(record, text)
-    device = pl.Trainer(accelerator=config.accelerator, devices=1, logger=False,
-                        enable_checkpointing=False, enable_progress_bar=False).strategy.root_device  # fmt: skip
+    device = pick_device(config.accelerator)
     for epoch in epochs:
         stem = version_name([epoch])
         extractor = evaluation.load_extractor(build(trained.model.extractor), run.checkpoint(epoch))

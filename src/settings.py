@@ -24,6 +24,7 @@ from unlabeledasd.runs import Run, write_text
 if TYPE_CHECKING:  # what is slow to import waits until a finished run was passed over
     import pandas as pd
     import pytorch_lightning as pl
+    import torch
 
 CONFIG_PATH = str(Path(__file__).parent / "config")
 
@@ -166,6 +167,14 @@ def fit(
                 raise KeyboardInterrupt from None
             raise
     return made
+
+
+def pick_device(accelerator: str) -> "torch.device":
+    """The device that Lightning means by auto, cpu, gpu, ..."""
+    from pytorch_lightning import Trainer
+
+    silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    return Trainer(accelerator=accelerator, devices=1, **silent).strategy.root_device
 
 
 def quiet_lightning() -> None:
