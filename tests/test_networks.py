@@ -40,11 +40,12 @@ class Reference:
         return r + (x if stride == 1 else F.conv2d(F.max_pool2d(x, 3, 2, 1), self.next().weight))
 
     def stft(self, x):
-        x = F.conv2d(self.norm(x)[:, None], self.next().weight, stride=2)
+        x = self.norm(x)[:, None].transpose(2, 3)  # (B, 1, frames, F)
+        x = F.conv2d(x, self.next().weight, stride=2)
         x = F.max_pool2d(self.norm(x).clamp(min=0), 3, 2)
         for stride in (1, 1, 2, 1, 2, 1, 2, 1):
             x = self.block(x, stride)
-        return self.norm(x.max(dim=3).values.reshape(len(x), -1)) @ self.next().weight.T
+        return self.norm(x.max(dim=2).values.reshape(len(x), -1)) @ self.next().weight.T
 
     def spectrum(self, x):
         for stride in (64, 32, 4):
@@ -89,8 +90,10 @@ def test_sizes_at_18_seconds():
     net, seen = MultiResolutionNet([4096, 1024, 256]), []
     parameters = [sum(p.numel() for p in branch.parameters()) for branch in (net.spectrum, *net.stfts)]
     assert parameters == [1_662_208, 1_757_610, 972_536, 772_106]
-    for module in [*net.spectrum.convs[::3], *(branch.encoder.blocks for branch in net.stfts)]:
-        module.register_forward_hook(lambda _module, _input, output: seen.append(output.shape[1:3]))
+    for module in net.spectrum.convs[::3]:
+        module.register_forward_hook(lambda _module, _input, output: seen.append(output.shape[1:]))
+    for branch in net.stfts:
+        branch.encoder.blocks.register_forward_hook(lambda _, __, output: seen.append((output.shape[1], output.shape[3])))
     with torch.no_grad():
         net.eval()(torch.zeros(1, 288_000))
     assert seen == [(128, 2247), (128, 69), (128, 14), (128, 63), (128, 16), (128, 4)]
@@ -116,7 +119,7 @@ def test_layers_as_pytorch_makes_them():
 def test_every_set_of_branches(n_ffts):
     net = MultiResolutionNet(n_ffts, 4.4)
     embedding, _ = net(0.1 * torch.randn(2, 70_400))
-    assert [branch.stft.stft.n_fft for branch in net.stfts] == n_ffts  # spectrum first, then in the order given
+    assert [branch.stft.n_fft for branch in net.stfts] == n_ffts  # spectrum first, then in the order given
     assert embedding.shape == (2, net.embedding_size) == (2, 128 * (1 + len(n_ffts)))
     embedding.square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())

@@ -11,9 +11,16 @@ from torch.nn import functional as F
 
 from unlabeledasd.errors import InputError
 from unlabeledasd.spectra import StftMagnitude, spectrum_magnitude
+from unlabeledasd.stem import Stem
 
 BRANCH_SIZE = 128  # numbers per branch
 SPECTRUM_CONVS = ((256, 64), (64, 32), (16, 4))  # kernel, stride
+
+
+def in_full_precision(head: nn.Sequential, x: Tensor) -> Tensor:
+    """head(x) without autocast: the last layers of a branch are cheap, and their digits are the scores'."""
+    with torch.autocast(x.device.type, enabled=False):
+        return head(x.to(head[-1].weight.dtype))
 
 
 class SqueezeExcitation(nn.Module):
@@ -25,8 +32,11 @@ class SqueezeExcitation(nn.Module):
         self.excite = nn.Linear(channels // reduction, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gates = torch.sigmoid(self.excite(F.relu(self.squeeze(x.flatten(2).mean(-1)))))  # (B, C)
-        return x * gates.view(*gates.shape, *[1] * (x.dim() - 2))
+        positions = tuple(range(2, x.dim()))
+        # a sum and not a mean, whose gradient would be a tensor as large as x, in another memory layout
+        means = x.sum(positions) / x.shape[2:].numel()
+        gates = torch.sigmoid(self.excite(F.relu(self.squeeze(means))))  # (B, C)
+        return x * gates.view(*gates.shape, *[1] * len(positions))
 
 
 class SpectrumEncoder(nn.Module):
@@ -48,11 +58,11 @@ class SpectrumEncoder(nn.Module):
         self.head = nn.Sequential(*layers, nn.Linear(size, BRANCH_SIZE, bias=False))
 
     def forward(self, spectrum: Tensor) -> Tensor:
-        return self.head(self.convs(spectrum.unsqueeze(1)).flatten(1))
+        return in_full_precision(self.head, self.convs(spectrum.unsqueeze(1)).flatten(1))
 
 
 class ResidualBlock(nn.Module):
-    """(B, C_in, F, frames) -> (B, C_out, ceil(F / stride), ceil(frames / stride)); both paths start from BN(x)."""
+    """(B, C_in, frames, F) -> (B, C_out, ceil(frames / stride), ceil(F / stride)); both paths start from BN(x)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -61,7 +71,7 @@ class ResidualBlock(nn.Module):
             nn.ReLU(),
             nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(out_channels),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
             SqueezeExcitation(out_channels),
         )
@@ -73,16 +83,19 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)
-        return self.skip(x) + self.residual(x)
+        return self.residual(x).add_(self.skip(x))
 
 
 class StftEncoder(nn.Module):
-    """STFT magnitude (B, n_bins, frames) -> (B, 128)."""
+    """STFT magnitude (B, n_bins, frames) -> (B, 128).
+
+    Its images are (B, C, frames, F): the order in which the transform leaves the frames in memory.
+    """
 
     def __init__(self, n_bins: int):
         super().__init__()
         self.norm = nn.BatchNorm1d(n_bins)
-        layers = [nn.Conv2d(1, 16, 7, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2)]
+        layers: list[nn.Module] = [Stem(16, kernel=7)]
         in_channels, height = 16, ((n_bins - 7) // 2 + 1 - 3) // 2 + 1
         for channels, stride in ((16, 1), (32, 2), (64, 2), (128, 2)):
             layers += [ResidualBlock(in_channels, channels, stride), ResidualBlock(channels, channels, 1)]
@@ -94,8 +107,10 @@ class StftEncoder(nn.Module):
         )
 
     def forward(self, stft: Tensor) -> Tensor:
-        x = self.blocks(self.norm(stft).unsqueeze(1))  # (B, 128, F', frames')
-        return self.head(x.amax(-1).flatten(1))
+        frames = stft.transpose(1, 2)  # (B, frames, n_bins)
+        x = self.norm(frames.flatten(0, 1)).view_as(frames)  # statistics over all frames of all clips
+        x = self.blocks(x.unsqueeze(1)).permute(0, 2, 3, 1)  # (B, frames', F', 128), as in memory
+        return in_full_precision(self.head, x.amax(1).mT.flatten(1))
 
 
 class StftBranch(nn.Module):

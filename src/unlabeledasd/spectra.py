@@ -9,16 +9,22 @@ from torch import Tensor, nn
 from unlabeledasd.errors import InputError
 
 
+def magnitude(spectrum: Tensor) -> Tensor:
+    """|z| of complex numbers that are far from the limits of their precision: 3 times as fast as abs on a CPU."""
+    return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag).sqrt_()
+
+
 def spectrum_magnitude(wave: Tensor) -> Tensor:
     """|rfft| of the whole clip, unscaled, no logarithm: (B, T) -> (B, T // 2 + 1)."""
-    return torch.fft.rfft(wave).abs()
+    return magnitude(torch.fft.rfft(wave))
 
 
 class StftMagnitude(nn.Module):
     """STFT magnitude: (B, T) -> (B, F, frames), frames = T // (n_fft / 2) + 1.
 
     Periodic Hann window, hop n_fft / 2, centred with reflect padding, divided by the window's energy
-    sqrt(sum w^2); only the F frequency bins with band_hz[0] <= f <= band_hz[1]; no logarithm.
+    sqrt(sum w^2), which the window holds already; only the F frequency bins with band_hz[0] <= f <= band_hz[1]; no
+    logarithm. In memory the frames come first, as the transform makes them.
     """
 
     def __init__(self, n_fft: int, sample_rate: int = 16000, band_hz: Sequence[float] = (200, 8000)):
@@ -28,8 +34,12 @@ class StftMagnitude(nn.Module):
         bins = torch.nonzero((frequencies >= low) & (frequencies <= high)).flatten()
         if len(bins) == 0:
             raise InputError(f"band_hz={list(band_hz)}: no frequency bin of n_fft={n_fft} lies in it")
-        self.first, self.n_bins = int(bins[0]), len(bins)  # the band is one slice
-        self.stft = torchaudio.transforms.Spectrogram(n_fft, hop_length=n_fft // 2, power=1, normalized=True)
+        self.n_fft, self.first, self.n_bins = n_fft, int(bins[0]), len(bins)  # the band is one slice
+        window = torch.hann_window(n_fft, dtype=torch.float64)  # periodic
+        self.register_buffer("window", (window / window.square().sum().sqrt()).float(), persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:
-        return self.stft(wave).narrow(-2, self.first, self.n_bins)
+        spectrum = torchaudio.functional.spectrogram(
+            wave, 0, self.window, self.n_fft, self.n_fft // 2, self.n_fft, power=None, normalized=False
+        )
+        return magnitude(spectrum.narrow(-2, self.first, self.n_bins))

@@ -1,0 +1,77 @@
+"""The stem against PyTorch's layers in the order of the paper: values, gradients, running statistics."""
+
+import pytest
+import torch
+from torch import nn
+
+from unlabeledasd.stem import Stem, channel_statistics, image_gradient
+
+
+def pair(negative: bool) -> tuple[Stem, nn.Sequential]:
+    """A stem and the same layers by PyTorch, in float64; some batch norm weights negative, one zero."""
+    torch.manual_seed(0)
+    stem = Stem(16, kernel=7).double()
+    nn.init.uniform_(stem.norm.weight, -1 if negative else 0.5, 1.5)
+    nn.init.uniform_(stem.norm.bias, -0.5, 0.5)
+    if negative:
+        stem.norm.weight.data[3] = 0
+    layers = nn.Sequential(nn.Conv2d(1, 16, 7, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2)).double()
+    layers[0].load_state_dict(stem.conv.state_dict())
+    layers[1].load_state_dict(stem.norm.state_dict())
+    return stem, layers
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("size", [(15, 15), (41, 30), (28, 47), (29, 64)])
+def test_equals_the_layers_one_after_the_other(negative, size):
+    stem, layers = pair(negative)
+    image = torch.randn(3, 1, *size, dtype=torch.float64)
+    images = [image.clone().requires_grad_() for _ in range(2)]
+    found, expected = stem(images[0]), layers(images[1])
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    for result in (found, expected):
+        (result * weights).sum().backward()
+    torch.testing.assert_close(images[0].grad, images[1].grad)
+    theirs = [layers[0].weight, layers[1].weight, layers[1].bias]
+    for mine, other in zip([stem.conv.weight, stem.norm.weight, stem.norm.bias], theirs, strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)
+    for mine, other in zip(stem.norm.buffers(), layers[1].buffers(), strict=True):
+        torch.testing.assert_close(mine, other)
+    stem.eval(), layers.eval()
+    torch.testing.assert_close(stem(image), layers(image))
+
+
+@pytest.mark.parametrize("kernel", [2, 3, 5, 7])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_gradient_of_the_image(kernel, dtype):
+    torch.manual_seed(0)
+    for size in ((kernel, kernel + 5), (20, 21), (33, 19)):
+        image = torch.randn(2, 1, *size, dtype=torch.float64, requires_grad=True)
+        weight = torch.randn(4, 1, kernel, kernel, dtype=torch.float64)
+        out = torch.conv2d(image, weight, stride=2)
+        grad = torch.randn_like(out)
+        (expected,) = torch.autograd.grad(out, image, grad)
+        found = image_gradient(grad.to(dtype), weight.to(dtype), image.shape)
+        rtol = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
+        torch.testing.assert_close(found.double(), expected, rtol=rtol, atol=rtol * expected.abs().max().item())
+
+
+def test_bfloat16_is_near():
+    stem, layers = pair(negative=True)
+    image = torch.randn(4, 1, 61, 40)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = stem.float()(image)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), layers(image.double()), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_statistics_keep_their_digits(dtype):
+    """Far from zero and over a million numbers per channel, where adding up one by one in float32 goes astray."""
+    torch.manual_seed(0)
+    x = (3 + torch.randn(8, 16, 400, 300)).to(dtype).to(memory_format=torch.channels_last)
+    mean, var = channel_statistics(x)
+    assert mean.dtype == var.dtype == torch.float32
+    torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(var.double(), x.double().var((0, 2, 3), correction=0), rtol=1e-3, atol=0)
