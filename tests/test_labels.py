@@ -101,7 +101,7 @@ def read(table, root, **changes):
 def test_pseudo_labels(table, root, pseudo, tmp_path):
     file = pseudo()
     labels = read(table, root)
-    names = ["fan-speed_1-source", "fan-speed_2-source", "fan-speed_1-target", "pump-source-0", "pump-source-1"]
+    names = ["fan-source-speed_1", "fan-source-speed_2", "fan-target-speed_1", "pump-source-0", "pump-source-1"]
     assert [labels.classes[i] for i in labels.of(PATHS[:5])] == names
     assert labels.made_from == {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
     labels.save(tmp_path / "labels.json")
@@ -154,7 +154,9 @@ def test_missing_and_damaged_files(table, root, pseudo):
     with pytest.raises(InputError, match=r"label/panns/labels\.json: no such"):
         read(table, root, source="panns", seed=None)
     file = pseudo()
-    for text in ("{", "[]", '{"clips": {}}', file.read_text()[:-10]):
+    whole = file.read_text()
+    for text in ("{", "[]", '{"clips": {}}', whole[:-10], whole.replace('"pump-source-0"', "0"),
+                 json.dumps(json.loads(whole) | {"clips": [*PUMP]})):  # fmt: skip
         file.write_text(text)
         with pytest.raises(InputError, match="not a file of pseudo-labels"):
             read(table, root)

@@ -199,7 +199,7 @@ def test_training_takes_these_labels_and_records_them(embedded, settings, data_d
     pseudo = PseudoLabels.load(file)
     for path, index in recorded.clips.items():
         clip = parse_clip(path)
-        expected = pseudo.clips.get(path, f"pump-{clip.attribute}-{clip.domain}")
+        expected = pseudo.clips.get(path, f"pump-{clip.domain}-{clip.attribute}")
         assert recorded.classes[index] == expected
     assert call(train, monkeypatch, *tiny(data_dir, tmp_path, "seed=2", *overrides, "check=true", method=method)) == 1
     error = last_line(capsys.readouterr().err)

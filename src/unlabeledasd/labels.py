@@ -49,7 +49,8 @@ def labels_from_fields(table: pd.DataFrame, fields: Sequence[str]) -> Labels:
     """Classes named by what the file names tell, `fields` joined by "-", of the training clips in `table`.
 
     [machine, attribute, domain] are the classes of experiments 1 and 2, [machine, domain] those of the row
-    without attributes in experiment 3.
+    without attributes in experiment 3. The order of the fields is part of the method: classes are numbered in the
+    order of their names, and so get their frozen centres.
     """
     if not fields or not set(fields) <= set(FIELDS):
         raise InputError(f"label.fields={list(fields)}: allowed are {', '.join(FIELDS)}, at least one")
@@ -78,9 +79,12 @@ class PseudoLabels:
     @classmethod
     def load(cls, path: Path) -> "PseudoLabels":
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            labels = cls(**json.loads(path.read_text(encoding="utf-8")))
+            if wrong := [p for p, name in labels.clips.items() if not isinstance(name, str)]:
+                raise ValueError(f"the class of {wrong[0]} is no text")
+        except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not a file of pseudo-labels ({error})") from None
+        return labels
 
 
 def source_name(source: str, seed: int | None) -> str:
@@ -98,7 +102,7 @@ def labels_from_file(
     command: str = "pseudoattr/pseudo_attr.sh",
 ) -> Labels:
     """Pseudo-labels, from `folder`/<source>[_<seed>]/labels.json, for the machines without attributes, and classes
-    machine-attribute-domain for the others.
+    machine-domain-attribute for the others.
 
     hide: machines that count as unlabeled though their names tell attributes, or "all"; command: makes the file.
     The file must be of this dataset and source, and of exactly these recordings in `root`.
@@ -114,7 +118,7 @@ def labels_from_file(
     unlabeled = training[training.machine.isin(unlabeled_machines(training, hide))]
     for complaint in misfits(pseudo, unlabeled, root):
         raise InputError(f"{file}: {complaint}; make it anew: {command}")
-    names = training[["machine", "attribute", "domain"]].agg("-".join, axis=1)
+    names = training[["machine", "domain", "attribute"]].agg("-".join, axis=1)
     names = [pseudo.clips.get(path, name) for path, name in zip(training.path, names, strict=True)]
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     return Labels.from_names(training.path.tolist(), names, {"file": str(file), "sha256": sha256})
