@@ -25,7 +25,7 @@ from unlabeledasd.errors import InputError
 from unlabeledasd.labels import PseudoLabels, fingerprint, true_attributes
 from unlabeledasd.maps import draw_map
 from unlabeledasd.pseudolabels import DOMAINS, PseudoLabeler, agreement
-from unlabeledasd.runs import write_csv, write_json
+from unlabeledasd.runs import holding, write_csv, write_json
 
 DONE = "clusters.json"  # of a machine: written last, tells what its clusters were made from
 PACKAGES = ("umap-learn", "scikit-learn", "numpy")
@@ -36,7 +36,15 @@ PACKAGES = ("umap-learn", "scikit-learn", "numpy")
 def main(config: DictConfig) -> None:
     check_config(config)
     OmegaConf.resolve(config)
+    if type(config.n_jobs) is not int or config.n_jobs == 0:
+        raise InputError(f"n_jobs={config.n_jobs}: a number of machines, or -1 for as many as there are cores")
     root, table, machines = load_unlabeled(config)
+    with holding(Path(config.folder), Path(config.folder) / "lock"):
+        make_labels(config, root, table, machines)
+
+
+def make_labels(config: DictConfig, root: Path, table: pd.DataFrame, machines: list[str]) -> None:
+    """Write the files of every machine, report.csv and labels.json."""
     folder = Path(config.folder)
     clips = table[(table.split == "train") & table.machine.isin(machines)].reset_index(drop=True)
     recordings = {machine: fingerprint(root, clips.path[clips.machine == machine]) for machine in machines}
@@ -44,7 +52,7 @@ def main(config: DictConfig) -> None:
     clips["true_attribute"] = true_attributes(clips, lists)
     if config.source.teacher or config.source.embedder:
         settings = describe(config)
-        clips["cluster"] = clusters(config, table, clips, recordings, settings)
+        clips["cluster"] = clusters(config, root, table, clips, settings)
         names = clips.machine + "-" + clips.domain + "-" + clips.cluster.astype(str)
         settings["weights"] = {m: stored_key(folder / m / "embedding_train.npz")["weights"] for m in machines}
     else:
@@ -82,41 +90,40 @@ def require_truth(config: DictConfig, clips: pd.DataFrame, lists: Path) -> None:
         )
 
 
-def clusters(
-    config: DictConfig, table: pd.DataFrame, clips: pd.DataFrame, recordings: dict[str, str], settings: dict
-) -> np.ndarray:
+def clusters(config: DictConfig, root: Path, table: pd.DataFrame, clips: pd.DataFrame, settings: dict) -> np.ndarray:
     """Cluster of every row of `clips` (N,), machine by machine, as many at a time as n_jobs."""
     jobs, files = [], []
     for machine, rows in clips.groupby("machine", sort=False):
         folder = Path(config.folder) / machine
-        embedding, others = read_embeddings(config, folder, "train", rows.path.tolist(), recordings[machine]), None
+        embedding, others = read_embeddings(config, root, folder, "train", rows.path.tolist()), None
         if config.fit_on == "all":
             test = table.path[(table.machine == machine) & (table.split == "test")].tolist()
-            others = read_embeddings(config, folder, "test", test)
+            others = read_embeddings(config, root, folder, "test", test)
         digest = hashlib.sha256(embedding.tobytes())
         digest.update(b"" if others is None else others.tobytes())
-        key = {"embeddings": digest.hexdigest(), "true_attributes": rows.true_attribute.tolist(), **settings}
+        key = {"clips": rows.path.tolist(), "true_attributes": rows.true_attribute.tolist(),
+               "embeddings": digest.hexdigest(), **settings}  # fmt: skip
         files.append(folder / "clusters.csv")
-        if (folder / DONE).is_file() and json.loads((folder / DONE).read_text(encoding="utf-8")) == key:
+        there = files[-1].is_file() and (folder / DONE).is_file()
+        if there and json.loads((folder / DONE).read_text(encoding="utf-8")) == key:
             print(f"{machine}: clustered already")
         else:
             jobs.append((folder, rows, embedding, others, build(config.labeler), key))
+    if jobs:  # labels of other clusters than those beside them are not to be taken for these
+        (Path(config.folder) / "labels.json").unlink(missing_ok=True)
     with Parallel(config.n_jobs, return_as="generator") as parallel:
         for machine in parallel(delayed(cluster_machine)(*job) for job in jobs):
             print(f"{machine}: clustered", flush=True)
     return pd.concat(map(pd.read_csv, files)).set_index("path").cluster.loc[clips.path].to_numpy()
 
 
-def read_embeddings(
-    config: DictConfig, folder: Path, split: str, paths: list[str], recordings: str | None = None
-) -> np.ndarray:
-    """Embeddings (N, D) of the clips `paths`, as pseudoattr/embed.py left them; recordings: their fingerprint."""
+def read_embeddings(config: DictConfig, root: Path, folder: Path, split: str, paths: list[str]) -> np.ndarray:
+    """Embeddings (N, D) of the clips `paths`, as pseudoattr/embed.py left them."""
     file, again = folder / f"embedding_{split}.npz", f"pseudoattr/embed.py source={choice('source')} makes them"
-    if not file.is_file():
+    if (made_by := stored_key(file)) is None:
         raise InputError(f"{file}: no such embeddings; {again}")
     with np.load(file, allow_pickle=False) as arrays:
-        same = recordings is None or json.loads(str(arrays["made_by"]))["clips"] == recordings
-        if not same or arrays["paths"].tolist() != paths:
+        if arrays["paths"].tolist() != paths or made_by["clips"] != fingerprint(root, paths):
             raise InputError(f"{file}: of other clips than those in {config.data_dir}; {again} anew")
         return arrays["embedding"]
 

@@ -4,8 +4,9 @@
 
 Writes <label_dir>/<dataset>/<source>[_<seed>]/<machine>/embedding_train.npz (with fit_on=all embedding_test.npz
 too). Embeddings that are there, by the same weights and of the same recordings, are left alone. A missing teacher
-is named with the command that trains it; train_missing=true runs the command (for the source class with the
-settings of the environment's OVERRIDES, as jobs/exp/exp3.sh would).
+is named with the command that trains it; train_missing=true runs the command, with the settings of the environment's
+OVERRIDES as jobs/exp/exp3.sh would.
+Exit status: 0 done, 1 error, 3 another process trains the teacher or makes these labels.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zipfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from settings import CONFIG_PATH, build, check_config, launch, pick_device, quie
 from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError
 from unlabeledasd.labels import fingerprint, unlabeled_machines
-from unlabeledasd.runs import Run, write_npz
+from unlabeledasd.runs import Run, holding, write_npz
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -44,19 +46,25 @@ def main(config: DictConfig) -> None:
     for file in dict.fromkeys(weights.values()):
         if config.source.teacher and not file.is_file():
             make_teacher(config, next(machine for machine in machines if weights[machine] == file), file)
+    with holding(Path(config.folder), Path(config.folder) / "lock"):
+        embed_missing(config, root, table, weights)
+
+
+def embed_missing(config: DictConfig, root: Path, table, weights: dict[str, Path]) -> None:
+    """Embed what is not there, or is of other weights, clips or settings; weights: those of each machine."""
     digests = {file: sha256(file) for file in set(weights.values())}
     todo = []
-    for machine in machines:
+    for machine, file in weights.items():
         for split in ("train", "test") if config.fit_on == "all" else ("train",):
             paths = table.path[(table.machine == machine) & (table.split == split)].tolist()
-            file = Path(config.folder) / machine / f"embedding_{split}.npz"
-            made_by = {"weights": digests[weights[machine]], "clips": fingerprint(root, paths), **how(config)}
-            if stored_key(file) != made_by:
-                todo.append((machine, paths, file, made_by))
+            target = Path(config.folder) / machine / f"embedding_{split}.npz"
+            made_by = {"weights": digests[file], "clips": fingerprint(root, paths), **how(config)}
+            if stored_key(target) != made_by:
+                todo.append((machine, paths, target, made_by))
     if todo:
         check_config(config)
         embed(config, root, todo, weights)
-    print(f"{config.source.name}: {len(machines)} machines embedded, {len(todo)} files written to {config.folder}")
+    print(f"{config.source.name}: {len(weights)} machines embedded, {len(todo)} files written to {config.folder}")
 
 
 def load_unlabeled(config: DictConfig):
@@ -110,11 +118,14 @@ def sha256(file: Path) -> str | None:
 
 
 def stored_key(file: Path) -> dict | None:
-    """What the embeddings in `file` were made by; None if there are none."""
+    """What the embeddings in `file` were made by; None if there are none, or it is damaged."""
     if not file.is_file():
         return None
-    with np.load(file, allow_pickle=False) as arrays:
-        return json.loads(str(arrays["made_by"]))
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return json.loads(str(arrays["made_by"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
 
 
 def make_teacher(config: DictConfig, machine: str, checkpoint: Path) -> None:
@@ -122,7 +133,13 @@ def make_teacher(config: DictConfig, machine: str, checkpoint: Path) -> None:
     teacher, run = config.source.teacher, Run(checkpoint.parents[2])
     if run.is_done:
         raise InputError(f"{checkpoint}: not kept; the run has epochs {run.epochs}: source.teacher.epoch=EPOCH")
-    overrides = [] if teacher.script != "src/train.py" else os.environ.get("OVERRIDES", "").split()
+    if (run.all / "lock").is_file():
+        with run.claim():  # RunHeld, where another process trains it at this moment
+            pass
+    # as in jobs/exp/common.sh: these settings go to teachers of every kind, the others to src/train.py alone
+    overrides = os.environ.get("OVERRIDES", "").split()
+    if teacher.script != "src/train.py":
+        overrides = [override for override in overrides if override.lstrip("+").startswith(("data.", "trainer."))]
     command = [
         "python", teacher.script, *(given for given in HydraConfig.get().overrides.task if given.startswith("dataset")),
         *(quoted(key, value.replace("<machine>", machine)) for key, value in teacher.settings.items()),
@@ -147,6 +164,8 @@ def embed(config: DictConfig, root: Path, todo: list, weights: dict[str, Path]) 
     embedder = lru_cache(1)(lambda file: make_embedder(config, file))
     for machine, paths, file, made_by in todo:
         embedding = embedder(weights[machine]).embed(root, paths, dataset.channel, device)
+        # labels of other embeddings than those beside them are not to be taken for these
+        (Path(config.folder) / "labels.json").unlink(missing_ok=True)
         write_npz(file, {"paths": np.array(paths), "embedding": embedding, "made_by": np.array(json.dumps(made_by))})
         print(f"{machine}: {len(paths)} clips embedded", flush=True)
 
