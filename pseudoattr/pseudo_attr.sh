@@ -13,19 +13,16 @@
 # named, the others go on; pseudoattr/README.md tells what each source needs.
 
 data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; the environment's DATA_DIR wins
-[[ "${LABEL_DIR:=}" == "" || "${LABEL_DIR}" == /* ]] || LABEL_DIR="${PWD}/${LABEL_DIR}"
 source "$(dirname "${BASH_SOURCE[0]}")/../jobs/exp/common.sh"
 
 read -ra SOURCES <<< "${SOURCES:-class triplet openl3 panns gt}"
 read -ra SETTINGS <<< "${SETTINGS:-}"
-LABEL_DIR="${LABEL_DIR:-pseudoattr/label}"
-LABEL_DIR="${LABEL_DIR#"${REPOSITORY}/"}"   # short where it lies in the repository
 [[ -z "${TRAIN_MISSING:-}" ]] || SETTINGS+=(train_missing=true)
 for override in ${OVERRIDES[@]+"${OVERRIDES[@]}"}; do
   [[ "${override}" != dataset.* ]] || SETTINGS+=("${override}")
 done
 
-LACKING=()
+LACKING=() HELD=()
 # make_labels DATASET SOURCE [SEED]
 make_labels() {
   local script status
@@ -42,7 +39,8 @@ make_labels() {
     env OVERRIDES="${OVERRIDES[*]-}" "${command[@]}" || status=$?
     case ${status} in
       0) ;;
-      130) exit 130 ;;   # Ctrl-C
+      3) HELD+=("$*"); return ;;   # another terminal or machine trains the teacher or makes these labels
+      130) exit 130 ;;             # Ctrl-C
       *) LACKING+=("$*"); return ;;
     esac
   done
@@ -54,9 +52,16 @@ for dataset in "${DATASETS[@]}"; do
     case ${source} in
       class | triplet)
         for seed in "${SEEDS[@]}"; do make_labels "${dataset}" "${source}" "${seed}"; done ;;
-      gt) [[ "${dataset}" == dcase2023 ]] || make_labels "${dataset}" gt ;;   # its attributes are known: experiment 2
+      gt)
+        if [[ "${dataset}" == dcase2023 ]]; then
+          echo "dcase2023 gt: no such labels, its attributes are not hidden (the classes of experiment 2)" >&2
+        else
+          make_labels "${dataset}" gt
+        fi ;;
       *) make_labels "${dataset}" "${source}" ;;
     esac
   done
 done
+[[ ${#HELD[@]} == 0 ]] || printf 'held elsewhere: %s\n' "${HELD[@]}" >&2
+[[ ${#HELD[@]} == 0 || ${#LACKING[@]} != 0 ]] || exit 3
 [[ ${#LACKING[@]} == 0 ]] || { printf 'no labels: %s\n' "${LACKING[@]}" >&2; exit 1; }

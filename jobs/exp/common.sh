@@ -12,7 +12,8 @@ export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLO
 PART="${DATASETS:-}${METHODS:-}${SEEDS:-}"   # not empty: a part of the grid
 read -ra DATASETS <<< "${DATASETS:-dcase2023 dcase2024}"
 read -ra SEEDS <<< "${SEEDS:-1 2 3 4 5}"
-read -ra OVERRIDES <<< "${OVERRIDES:-}"   # more settings for src/train.py: OVERRIDES="data.batch_size=32 ..."
+# more settings for src/train.py: OVERRIDES="data.batch_size=32 ..."; triplet models take those that they have too
+read -ra OVERRIDES <<< "${OVERRIDES:-}"
 DATA_DIR="${DATA_DIR:-${data_dir:-}}"
 [[ -z "${DRY_RUN:-}" ]] || DATA_DIR="${DATA_DIR:-DATA_DIR}"   # nothing will be read
 [[ -n "${DATA_DIR}" ]] || {
@@ -20,11 +21,13 @@ DATA_DIR="${DATA_DIR:-${data_dir:-}}"
   exit 1
 }
 [[ -d "${DATA_DIR}" || -n "${DRY_RUN:-}" ]] || { echo "DATA_DIR=${DATA_DIR}: no such folder" >&2; exit 1; }
-# as the caller stands
+# as the caller stands; short where it lies in the repository
 [[ "${DATA_DIR}" == /* || -n "${DRY_RUN:-}" ]] || DATA_DIR="${PWD}/${DATA_DIR}"
 RESULTS_DIR="${RESULTS_DIR:-${REPOSITORY}/results/exp}"
+LABEL_DIR="${LABEL_DIR:-${REPOSITORY}/pseudoattr/label}"
 [[ "${RESULTS_DIR}" == /* ]] || RESULTS_DIR="${PWD}/${RESULTS_DIR}"
-RESULTS_DIR="${RESULTS_DIR#"${REPOSITORY}/"}"   # short where it lies in the repository
+[[ "${LABEL_DIR}" == /* ]] || LABEL_DIR="${PWD}/${LABEL_DIR}"
+RESULTS_DIR="${RESULTS_DIR#"${REPOSITORY}/"}" LABEL_DIR="${LABEL_DIR#"${REPOSITORY}/"}"
 cd "${REPOSITORY}"
 MB_PER_RUN=100   # three kept epochs, scorers and score CSVs of 16 machines
 
@@ -54,7 +57,7 @@ run_folder() { echo "${RESULTS_DIR}/$(dataset_name "$1")/${2/:/_}_$3"; }
 
 # run_planned: the planned runs one after the other; a finished one is skipped, a failed one does not stop the rest.
 run_planned() {
-  local run dataset method seed folder status command
+  local run dataset method seed folder status command override
   local -a todo=() held=() failed=()
   for run in ${PLAN[@]+"${PLAN[@]}"}; do
     read -r dataset method seed <<< "${run}"
@@ -78,8 +81,11 @@ run_planned() {
       triplet:*) command=(python src/train_triplet.py "${command[@]}" "$(quoted machine="${method#triplet:}")") ;;
       *) command=(python src/train.py "${command[@]}" method="${method}") ;;
     esac
-    command+=(seed="${seed}" "$(quoted data_dir="${DATA_DIR}")" "$(quoted results_dir="${RESULTS_DIR}")"
-      ${OVERRIDES[@]+"${OVERRIDES[@]}"})
+    command+=(seed="${seed}" "$(quoted data_dir="${DATA_DIR}")" "$(quoted results_dir="${RESULTS_DIR}")")
+    [[ "${method}" != pattr_* || "${LABEL_DIR}" == pseudoattr/label ]] || command+=("$(quoted label_dir="${LABEL_DIR}")")
+    for override in ${OVERRIDES[@]+"${OVERRIDES[@]}"}; do
+      [[ "${method}" == triplet:* && ! "${override}" =~ ^\+*(dataset|data|trainer)\. ]] || command+=("${override}")
+    done
     printf '%q ' "${command[@]}" && echo
     [[ -z "${DRY_RUN:-}" ]] || continue
     left=$((left - 1)) status=0

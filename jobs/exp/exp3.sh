@@ -12,58 +12,78 @@
 #   DATA_DIR=/data STAGES="students table" jobs/exp/exp3.sh            leave out what is done elsewhere
 #   DRY_RUN=1 jobs/exp/exp3.sh                                         only print the commands
 #
-# The other settings are those of exp1.sh (jobs/exp/exp1.sh --help). What is finished is skipped; a stage that
-# fails ends the script, and what a stage lacks is named with the command that makes it.
+# The other settings are those of exp1.sh (jobs/exp/exp1.sh --help) and, for the labels, SETTINGS and LABEL_DIR of
+# pseudoattr/pseudo_attr.sh. What is finished is skipped; teachers or labels that fail, or that another terminal still
+# makes, end the script, and what a stage lacks is named with the command that makes it.
 
 data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; the environment's DATA_DIR wins
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 read -ra STAGES <<< "${STAGES:-teachers labels students table}"
+for stage in "${STAGES[@]}"; do   # told before days of training
+  case ${stage} in
+    teachers | labels | students | table) ;;
+    *) echo "STAGES=${stage}: allowed are teachers labels students table" >&2; exit 1 ;;
+  esac
+done
+
+# methods DATASET: its rows of the table.
+methods() { if [[ -n "${METHODS:-}" ]]; then echo "${METHODS}"; else facts "$1" experiment3; fi; }
+
+# sources DATASET: the sources of pseudo-labels that its rows need, in the order of the rows, each after a blank.
+sources() {
+  for method in $(methods "$1"); do
+    case ${method} in
+      pattr_bic_pre_*) printf ' class' ;;
+      pattr_bic_*) method="${method#pattr_bic_}"; printf ' %s' "${method%%_*}" ;;
+      pattr_gt_*) printf ' gt' ;;
+    esac
+  done
+}
+
 rows=()   # every method of the table, of any dataset
 for dataset in "${DATASETS[@]}"; do
-  for method in ${METHODS:-$(facts "${dataset}" experiment3)}; do
-    [[ " ${rows[*]} " == *" ${method} "* ]] || rows+=("${method}")
+  found="$(methods "${dataset}")"   # an unknown dataset ends the script here
+  for method in ${found}; do
+    [[ " ${rows[*]-} " == *" ${method} "* ]] || rows+=("${method}")
   done
 done
 
-# sources DATASET: the sources of pseudo-labels that its rows need, in the order of the rows.
-sources() {
-  for method in ${METHODS:-$(facts "$1" experiment3)}; do
-    case ${method} in
-      pattr_bic_pre_*) echo class ;;
-      pattr_bic_*) method="${method#pattr_bic_}"; echo "${method%%_*}" ;;
-      pattr_gt_*) echo gt ;;
-    esac
-  done
+# unfinished STATUS: of a script that was called; Ctrl-C there ends this one too, anything else once the stage is through.
+unfinished() {
+  [[ "$1" != 130 ]] || exit 130
+  FAILED=1
 }
 
 stage_teachers() {
   for dataset in "${DATASETS[@]}"; do
     for seed in "${SEEDS[@]}"; do
-      if [[ " $(sources "${dataset}" | tr '\n' ' ')" == *" class "* ]]; then
+      if [[ "$(sources "${dataset}") " == *" class "* ]]; then
         plan "${dataset}" "$(facts "${dataset}" teacher)" "${seed}"
       fi
     done
   done
   run_planned
   for dataset in "${DATASETS[@]}"; do
-    if [[ " $(sources "${dataset}" | tr '\n' ' ')" == *" triplet "* ]]; then
-      DATASETS="${dataset}" SEEDS="${SEEDS[*]}" OVERRIDES="${OVERRIDES[*]-}" jobs/exp/exp3_triplet.sh || FAILED=1
+    if [[ "$(sources "${dataset}") " == *" triplet "* ]]; then
+      DATASETS="${dataset}" SEEDS="${SEEDS[*]}" OVERRIDES="${OVERRIDES[*]-}" jobs/exp/exp3_triplet.sh || unfinished $?
     fi
   done
 }
 
 stage_labels() {
   for dataset in "${DATASETS[@]}"; do
-    DATASETS="${dataset}" SOURCES="$(sources "${dataset}" | tr '\n' ' ')" SEEDS="${SEEDS[*]}" \
-      OVERRIDES="${OVERRIDES[*]-}" pseudoattr/pseudo_attr.sh || FAILED=1
+    needed="$(sources "${dataset}")"
+    [[ -n "${needed}" ]] || continue   # rows that need no pseudo-labels
+    DATASETS="${dataset}" SOURCES="${needed}" SEEDS="${SEEDS[*]}" OVERRIDES="${OVERRIDES[*]-}" \
+      pseudoattr/pseudo_attr.sh || unfinished $?
   done
 }
 
 stage_students() {
   for dataset in "${DATASETS[@]}"; do
     for seed in "${SEEDS[@]}"; do
-      for method in ${METHODS:-$(facts "${dataset}" experiment3)}; do
+      for method in $(methods "${dataset}"); do
         plan "${dataset}" "${method}" "${seed}"
       done
     done
@@ -73,17 +93,16 @@ stage_students() {
 
 stage_table() { report table3 "${rows[@]}"; }
 
-export DATA_DIR RESULTS_DIR DRY_RUN
+export DATA_DIR RESULTS_DIR LABEL_DIR DRY_RUN
 for stage in "${STAGES[@]}"; do
   case ${stage} in
     teachers) stage_teachers ;;
     labels) stage_labels ;;
     students) stage_students ;;
     table) stage_table ;;
-    *) echo "STAGES=${stage}: allowed are teachers labels students table" >&2; exit 1 ;;
   esac
   if [[ -n "${FAILED:-}" && "${stage}" != students ]]; then
-    echo "exp3: stage ${stage} failed, see above; the same command goes on from there" >&2
+    echo "exp3: stage ${stage} not finished, see above; the same command goes on from there" >&2
     exit 1
   fi
 done
