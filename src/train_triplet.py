@@ -22,6 +22,7 @@ from settings import (
     save_config,
     tell_errors,
 )  # fmt: skip
+from unlabeledasd.errors import InputError
 from unlabeledasd.runs import Run
 
 
@@ -46,14 +47,17 @@ def train(config: DictConfig, run: Run) -> None:
     from pytorch_lightning import seed_everything
 
     quiet_lightning()
-    table = load_clips(config.dataset, config.data.root)
+    if type(config.epochs) is not int or config.epochs < 1:
+        raise InputError(f"epochs={config.epochs}: a number of epochs, at least 1")
+    table = load_clips(config.dataset, config.data.root, required=("train",))
     seed_everything(config.seed, verbose=False)
     module = build(config.model)
     data = build(config.data, table=table, n_samples=module.extractor.n_samples)
     save_config(config, run.config)
     fit(run, config.trainer, module, data, [config.epochs])
+    checkpoint = run.require(run.checkpoint(config.epochs))
     run.mark_done()
-    print(f"triplet model: {run.checkpoint(config.epochs)}")
+    print(f"triplet model: {checkpoint}")
 
 
 if __name__ == "__main__":

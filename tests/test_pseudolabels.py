@@ -96,6 +96,10 @@ def test_few_and_equal_clips(n_source, n_target, distinct, criterion):
 def test_errors():
     with pytest.raises(InputError, match="criterion='aic': allowed are cv_bic, bic"):
         PseudoLabeler("aic").fit(np.zeros((3, 2)), np.zeros(3))
+    for setting in ("max_source=0", "max_target=0", "n_folds=1", "n_neighbors=1"):
+        name, value = setting.split("=")
+        with pytest.raises(InputError, match=f"^{setting}: at least"):
+            PseudoLabeler(**{name: int(value)}).fit(np.zeros((3, 2)), np.zeros(3))
     with pytest.raises(InputError, match="not finite"):
         PseudoLabeler().fit(np.full((3, 2), np.nan), np.zeros(3))
     with pytest.raises(ValueError, match="no training clips"):

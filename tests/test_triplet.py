@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import train_triplet
 from settings import check_config
+from unlabeledasd import modules
 from unlabeledasd.augment import mix_at_snr, stretch
 from unlabeledasd.data import TripletClips
 from unlabeledasd.modules import TripletModule
@@ -66,7 +67,8 @@ def test_snr_is_what_was_asked_for(snr_db):
     measured = 10 * torch.log10(signal.square().sum((1, 2)) / added.square().sum((1, 2)))
     torch.testing.assert_close(measured, torch.full((4,), snr_db), atol=1e-3, rtol=0)
     torch.testing.assert_close(added / noise, (added / noise)[:, :1, :1].expand_as(noise), rtol=1e-4, atol=1e-6)
-    assert torch.equal(mix_at_snr(signal, torch.zeros_like(noise), torch.zeros(4)), signal)  # silence stays finite
+    for loud in (signal, 1e4 * signal):  # silence stays finite
+        assert torch.equal(mix_at_snr(loud, torch.zeros_like(noise), torch.full((4,), snr_db)), loud)
 
 
 @pytest.mark.parametrize("ratio", [0.5, 0.66, 0.8, 1.2, 1.5])
@@ -117,6 +119,51 @@ def test_triplets():
     assert set(negative[other][:, 0, 0].tolist()) <= set(x[:, 0, 0].tolist())
 
 
+def test_where_the_noise_comes_from():
+    """Clip i is 1 in every frame, noise i sounds in frame i alone: the frames that are raised tell whose it is."""
+    size, seen = 40, {"positive": [], "negative": []}
+    x = torch.ones(size, 2, size)
+    noise = torch.eye(size).unsqueeze(1).repeat(1, 2, 1)
+    shares, levels = [], []
+    for seed in range(20):
+        made = module(noise_prob=0.5, stretch_ratios=[[1.0, 1.0], [1.0, 1.0]])
+        made.generator.manual_seed(seed)
+        added = {name: t[:, 0] - 1 for name, t in zip(("anchor", "positive", "negative"), made.triplet(x, noise),
+                                                      strict=True)}  # fmt: skip
+        whose = {name: torch.where(raised.amax(1) > 0.01, raised.argmax(1), -1) for name, raised in added.items()}
+        own = torch.arange(size)
+        assert ((whose["anchor"] == own) | (whose["anchor"] == -1)).all()
+        assert sorted(whose["positive"].tolist()) == own.tolist()  # a permutation, every clip with noise
+        for name in seen:
+            seen[name].append((whose[name] == own).float().mean().item())
+        shares.append([(whose[name] >= 0).float().mean().item() for name in ("anchor", "negative")])
+        # the noise has 1 / 40 of the power of x at a gain of 1
+        levels += [-20 * torch.log10(raised.amax(1)[raised.amax(1) > 0.01] / size**0.5) for raised in added.values()]
+        both = whose["positive"][whose["negative"] >= 0], whose["negative"][whose["negative"] >= 0]
+        assert not torch.equal(*both)  # drawn independently
+    assert np.mean(shares, axis=0) == pytest.approx([0.5, 0.5], abs=0.06)
+    assert max(map(np.mean, seen.values())) < 0.1  # not their own but by chance
+    levels = torch.cat(levels)
+    assert -5.01 < levels.min() < -4.5
+    assert 4.5 < levels.max() < 5.01
+
+
+def test_how_negatives_are_stretched(monkeypatch):
+    calls = []
+    monkeypatch.setattr(modules, "stretch", lambda x, ratio, axis: calls.append((ratio, axis)) or x)
+    made = module()
+    for _ in range(20):
+        made.triplet(torch.rand(40, 4, 4), torch.rand(40, 4, 4))
+    ratios, axes = np.array(calls).T
+    assert len(calls) == 20 * 20  # half of the batch
+    assert axes.mean() == pytest.approx(0.5, abs=0.1)
+    short = ratios < 1
+    assert short.mean() == pytest.approx(0.5, abs=0.1)
+    for part, low, high in ((ratios[short], 0.5, 0.8), (ratios[~short], 1.2, 1.5)):
+        assert low <= part.min() < low + 0.02
+        assert high - 0.02 < part.max() <= high
+
+
 def test_loss_by_hand(monkeypatch):
     made = module()
     made.log = lambda *_, **__: None
@@ -150,6 +197,9 @@ def test_training(data_dir, tmp_path, monkeypatch, capsys):
     assert "finished already" in capsys.readouterr().out
     assert call(train_triplet, monkeypatch, *settings(data_dir, tmp_path, "drill")) == 1
     assert "machine=drill: 0 training clips of it" in capsys.readouterr().err
+    assert call(train_triplet, monkeypatch, *settings(data_dir, tmp_path, "pump"), "epochs=0") == 1
+    assert "epochs=0: a number of epochs, at least 1" in capsys.readouterr().err
+    assert not Run(tmp_path / "tiny/triplet_pump_1").is_done
 
 
 def test_config():

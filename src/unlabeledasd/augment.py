@@ -44,7 +44,8 @@ def exchange_features(
 def mix_at_snr(signal: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
     """signal + g noise, magnitude spectrograms (B, F, frames), g such that the power ratio is snr_db (B,) in dB."""
     power, noise_power = (x.square().mean((1, 2)) for x in (signal, noise))
-    gain = (power / noise_power.clamp_min(torch.finfo(noise.dtype).tiny) / 10 ** (snr_db / 10)).sqrt()
+    # the least power: far below one bit of one sample, and large enough that silence has a finite gain
+    gain = (power / noise_power.clamp_min(1e-20) / 10 ** (snr_db / 10)).sqrt()
     return signal + gain[:, None, None] * noise
 
 

@@ -56,6 +56,9 @@ class PseudoLabeler(BaseEstimator):
         (the released system: the test clips)."""
         if self.criterion not in CRITERIA:
             raise InputError(f"criterion={self.criterion!r}: allowed are {', '.join(CRITERIA)}")
+        for name, least in (("max_source", 1), ("max_target", 1), ("n_folds", 2), ("n_neighbors", 2)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name}={getattr(self, name)}: at least {least}")
         if len(embedding) == 0:
             raise ValueError("PseudoLabeler.fit: no training clips")
         embedding = np.asarray(embedding, dtype=np.float32)
