@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlabeledasd.errors import InputError
+from unlabeledasd.layers import Stem, norm_relu_conv
 from unlabeledasd.spectra import StftMagnitude, spectrum_magnitude
-from unlabeledasd.stem import Stem
 
 BRANCH_SIZE = 128  # numbers per branch
 SPECTRUM_CONVS = ((256, 64), (64, 32), (16, 4))  # kernel, stride
@@ -67,23 +67,16 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
         self.norm = nn.BatchNorm2d(in_channels)
-        self.residual = nn.Sequential(
-            nn.ReLU(),
-            nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            SqueezeExcitation(out_channels),
-        )
-        self.skip = nn.Identity()
-        if stride > 1:
-            self.skip = nn.Sequential(
-                nn.MaxPool2d(3, stride, padding=1), nn.Conv2d(in_channels, out_channels, 1, bias=False)
-            )
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.inner_norm = nn.BatchNorm2d(out_channels)
+        self.inner_conv = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.rescale = SqueezeExcitation(out_channels)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1, bias=False) if stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(x)
-        return self.residual(x).add_(self.skip(x))
+        skip, x = norm_relu_conv(x, self.norm, self.conv)
+        x = self.rescale(norm_relu_conv(x, self.inner_norm, self.inner_conv)[1])
+        return x.add_(self.skip(skip))
 
 
 class StftEncoder(nn.Module):

@@ -39,7 +39,13 @@ class StftMagnitude(nn.Module):
         self.register_buffer("window", (window / window.square().sum().sqrt()).float(), persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:
+        # some clips at a time: the overlapping frames and their complex spectra are four times as large as the result
+        return torch.cat([self.magnitudes(part) for part in wave.split(8)]).transpose(1, 2)
+
+    def magnitudes(self, wave: Tensor) -> Tensor:
+        """(B, T) -> (B, frames, F)."""
+        hop = self.n_fft // 2
         spectrum = torchaudio.functional.spectrogram(
-            wave, 0, self.window, self.n_fft, self.n_fft // 2, self.n_fft, power=None, normalized=False
+            wave, 0, self.window, self.n_fft, hop, self.n_fft, power=None, normalized=False
         )
-        return magnitude(spectrum.narrow(-2, self.first, self.n_bins))
+        return magnitude(spectrum.mT[..., self.first : self.first + self.n_bins])

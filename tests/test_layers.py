@@ -1,10 +1,14 @@
-"""The stem against PyTorch's layers in the order of the paper: values, gradients, running statistics."""
+"""The layers with cheaper gradients against PyTorch's, in the order of the paper: values, gradients, statistics."""
+
+import copy
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from unlabeledasd.stem import Stem, channel_statistics, image_gradient
+from unlabeledasd.layers import Stem, channel_statistics, image_gradient
+from unlabeledasd.networks import ResidualBlock
 
 
 def pair(negative: bool) -> tuple[Stem, nn.Sequential]:
@@ -15,7 +19,8 @@ def pair(negative: bool) -> tuple[Stem, nn.Sequential]:
     nn.init.uniform_(stem.norm.bias, -0.5, 0.5)
     if negative:
         stem.norm.weight.data[3] = 0
-    layers = nn.Sequential(nn.Conv2d(1, 16, 7, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2)).double()
+    layers = nn.Sequential(nn.Conv2d(1, 16, 7, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2))
+    layers.double()
     layers[0].load_state_dict(stem.conv.state_dict())
     layers[1].load_state_dict(stem.norm.state_dict())
     return stem, layers
@@ -40,6 +45,36 @@ def test_equals_the_layers_one_after_the_other(negative, size):
         torch.testing.assert_close(mine, other)
     stem.eval(), layers.eval()
     torch.testing.assert_close(stem(image), layers(image))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_residual_block_equals_its_layers(stride):
+    """Gradients of every parameter, running statistics; scored as trained."""
+    torch.manual_seed(0)
+    block = ResidualBlock(8, 16, stride).double() if stride == 2 else ResidualBlock(16, 16, stride).double()
+    for norm in (block.norm, block.inner_norm):
+        nn.init.uniform_(norm.weight, -1, 1), nn.init.uniform_(norm.bias, -0.5, 0.5)
+    other = copy.deepcopy(block)
+
+    def by_layers(x):
+        x = other.norm(x)
+        out = other.inner_conv(F.relu(other.inner_norm(other.conv(F.relu(x)))))
+        return other.skip(F.max_pool2d(x, 3, 2, 1) if stride == 2 else x) + other.rescale(out)
+
+    x = torch.randn(3, block.norm.num_features, 13, 10, dtype=torch.float64)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    found, expected = block(inputs[0]), by_layers(inputs[1])
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    for result in (found, expected):
+        (result * weights).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for (name, mine), theirs in zip(block.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, msg=name)
+    for mine, theirs in zip(block.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    block.eval(), other.eval()
+    torch.testing.assert_close(block(x), by_layers(x))
 
 
 @pytest.mark.parametrize("kernel", [2, 3, 5, 7])

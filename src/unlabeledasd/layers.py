@@ -1,7 +1,7 @@
-"""The first layers of an STFT branch, which see an image of full size: convolution, batch norm, ReLU, max-pooling.
+"""Layers of the STFT branches that compute the same function as PyTorch's, in less time and memory.
 
-The same function as PyTorch's layers in that order, computed in less time and memory: batch norm and ReLU wait
-until the pooling has left a quarter of the positions, and the gradient of the image is found by a convolution.
+Stem: batch norm and ReLU wait until the pooling has left a quarter of the positions, and the gradient of the image is
+found by a convolution. norm_relu_conv: what follows from its input by cheap steps is not kept but computed again.
 """
 
 import math
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 STRIDE = 2  # of the convolution
 POOL = (3, 2)  # kernel, stride
+CLIPS = 8  # that are treated together, where a whole batch would take much memory
 PAIR = {2: torch.int32, 4: torch.int64, 8: torch.complex128}  # two numbers of so many bytes, as one
 
 
@@ -27,9 +28,7 @@ class Stem(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, image: Tensor) -> Tensor:
-        device, dtype, norm = image.device.type, image.dtype, self.norm
-        if torch.is_autocast_enabled(device):
-            dtype = torch.get_autocast_dtype(device)
+        norm, dtype = self.norm, convolution_dtype(image)
         # Channels that batch norm turns over are turned over here: then the maximum commutes with what follows.
         sign = torch.where(norm.weight < 0, -1.0, 1.0)
         kernel = (self.conv.weight * sign.view(-1, 1, 1, 1)).to(dtype, memory_format=torch.channels_last)
@@ -46,6 +45,24 @@ class Stem(nn.Module):
         shift = norm.bias - norm.running_mean * sign * scale
         pooled = F.max_pool2d(x, *POOL)
         return affine(pooled, scale, shift).relu()
+
+
+def norm_relu_conv(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """x (B, C, H, W) -> (skip, conv(relu(norm(x)))); skip is norm(x), pooled as the convolution strides."""
+    if norm.training:
+        norm.num_batches_tracked += 1
+        dtype = convolution_dtype(x)
+        weight = conv.weight.to(dtype, memory_format=torch.channels_last)
+        return NormReluConv.apply(x.to(dtype), weight, norm, norm.weight, norm.bias, conv.stride[0])
+    n = norm(x)
+    skip = n if conv.stride[0] == 1 else F.max_pool2d(n, 3, conv.stride, padding=1)
+    return skip, conv(F.relu(n))
+
+
+def convolution_dtype(x: Tensor) -> torch.dtype:
+    """The precision in which autocast would convolve x."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class ImageConvolution(Function):
@@ -99,27 +116,73 @@ class NormalizedPooling(Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
         invstd = (var + eps).rsqrt()
         scale = weight * invstd
-        pooled, indices = F.max_pool2d(x, *POOL, return_indices=True)
+        pooled = F.max_pool2d(x, *POOL)
         out = affine(pooled, scale, bias - mean * scale).relu_()
-        ctx.save_for_backward(x, pooled, indices, out, scale, mean, invstd)
+        ctx.save_for_backward(x, pooled, out, scale, mean, invstd)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, pooled, indices, out, scale, mean, invstd = ctx.saved_tensors
+        x, pooled, out, scale, mean, invstd = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grad, out, 0)
         grad_bias = channel_sums(grad)
         grad_weight = (channel_sums(grad * pooled) - mean * grad_bias) * invstd
         n = x.numel() // x.shape[1]
         slope = -scale * invstd * grad_weight / n
         constant = -scale * grad_bias / n - slope * mean
-        grad_x = torch.ops.aten.max_pool2d_with_indices_backward(
-            grad * scale.to(grad.dtype).view(-1, 1, 1), x, [POOL[0]] * 2, [POOL[1]] * 2, [0, 0], [1, 1], False, indices
+        grad *= scale.to(grad.dtype).view(-1, 1, 1)
+        pooling = [POOL[0]] * 2, [POOL[1]] * 2, [0, 0], [1, 1], False
+        # Some clips at a time, in place of x, which nothing else needs: this is where memory would peak.
+        for part, grad_part in zip(x.split(CLIPS), grad.split(CLIPS), strict=True):
+            indices = F.max_pool2d(part, *POOL, return_indices=True)[1]
+            of_maxima = torch.ops.aten.max_pool2d_with_indices_backward(grad_part, part, *pooling, indices)
+            rows, slopes, constants = in_rows(part, slope, constant)
+            torch.addcmul(constants, rows, slopes, out=rows).add_(in_rows(of_maxima)[0])
+        return x, grad_weight, grad_bias, None, None, None
+
+
+class NormReluConv(Function):
+    """x (B, C, H, W) -> (skip, conv2d(relu(n), weight, padding 1)) with n = batch_norm(x) by the statistics of the batch.
+
+    skip is n, or n after MaxPool2d(3, 2, padding 1) where the convolution has stride 2. Of the tensors of this size
+    x alone is kept; n and relu(n) are computed again for the gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, weight: Tensor, norm: nn.BatchNorm2d, norm_weight: Tensor, norm_bias: Tensor, stride: int
+    ):
+        # norm_weight, norm_bias: those of norm, here to have gradients
+        n, mean, invstd = torch.native_batch_norm(
+            x, norm_weight, norm_bias, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
         )
-        rows, slope, constant = in_rows(x, slope, constant)
-        in_rows(grad_x)[0].addcmul_(rows, slope).add_(constant)
-        return grad_x, grad_weight, grad_bias, None, None, None
+        ctx.stride, ctx.eps = stride, norm.eps
+        out = F.conv2d(n.relu(), weight, None, stride, 1)
+        indices = None
+        if stride > 1:
+            n, indices = F.max_pool2d(n, 3, stride, 1, return_indices=True)
+        ctx.save_for_backward(x, weight, norm_weight, norm_bias, mean, invstd, indices)
+        return n, out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_skip: Tensor, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, norm_weight, norm_bias, mean, invstd, indices = ctx.saved_tensors
+        var = invstd.square().reciprocal() - ctx.eps
+        n = torch.native_batch_norm(x, norm_weight, norm_bias, mean, var, False, 0.0, ctx.eps)[0]
+        if indices is not None:
+            pooling = [3, 3], [ctx.stride] * 2, [1, 1], [1, 1], False
+            grad_skip = torch.ops.aten.max_pool2d_with_indices_backward(grad_skip, n, *pooling, indices)
+        n.relu_()
+        grad, grad_weight, _ = torch.ops.aten.convolution_backward(
+            grad_out, n, weight, None, [ctx.stride] * 2, [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
+        )
+        grad = torch.ops.aten.threshold_backward(grad, n, 0).add_(grad_skip)
+        grad_x, *grads = torch.ops.aten.native_batch_norm_backward(
+            grad, x, norm_weight, None, None, mean, invstd, True, ctx.eps, [True, True, True]
+        )
+        return grad_x, grad_weight, None, *grads, None
 
 
 def in_rows(x: Tensor, *values: Tensor) -> list[Tensor]:

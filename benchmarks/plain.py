@@ -1,0 +1,163 @@
+"""The method as a competent PyTorch user would write it, without this repository's library: the yardstick of
+benchmarks/train_step.py. float32, eager, default memory layout, allocator and threads; clips decoded by DataLoader
+workers.
+
+  python benchmarks/plain.py FOLDER [--method subloss_0256_4096] [--batches 4] [--workers 2]
+
+Trains on the wav files of FOLDER, each a class of its own machine by the first letter of its name; prints JSON: the
+seconds of each step after the first, and the peak of anonymous memory.
+"""
+
+import argparse
+import json
+import math
+import threading
+import time
+from pathlib import Path
+
+import soundfile
+import torch
+import torchaudio
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+SECONDS, RATE, BATCH, SUBCLUSTERS = 18, 16000, 64, 16
+
+
+class Clips(Dataset):
+    def __init__(self, folder: Path):
+        self.files = sorted(folder.rglob("*.wav"))
+        names = sorted({file.name[0] for file in self.files})
+        self.labels = [names.index(file.name[0]) for file in self.files]
+        self.n_classes = len(names)
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, i):
+        wave = torch.from_numpy(soundfile.read(self.files[i], dtype="float32")[0])
+        return wave.repeat(math.ceil(SECONDS * RATE / len(wave)))[: SECONDS * RATE], self.labels[i]
+
+
+class SE(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.gates = nn.Sequential(nn.Linear(channels, channels // 16, bias=False), nn.ReLU(),
+                                   nn.Linear(channels // 16, channels, bias=False), nn.Sigmoid())  # fmt: skip
+
+    def forward(self, x):
+        gates = self.gates(x.mean(dim=tuple(range(2, x.dim()))))
+        return x * gates.view(*gates.shape, *[1] * (x.dim() - 2))
+
+
+class Spectrum(nn.Sequential):
+    def __init__(self):
+        layers, channels = [], 1
+        for kernel, stride in ((256, 64), (64, 32), (16, 4)):
+            layers += [nn.Conv1d(channels, 128, kernel, stride, bias=False), nn.ReLU(), SE(128)]
+            channels = 128
+        layers.append(nn.Flatten())
+        for size in (1792, 128, 128, 128, 128):
+            layers += [nn.Linear(size, 128, bias=False), nn.BatchNorm1d(128), nn.ReLU()]
+        super().__init__(*layers, nn.Linear(128, 128, bias=False))
+
+    def forward(self, wave):
+        return super().forward(torch.fft.rfft(wave).abs().unsqueeze(1))
+
+
+class Block(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(inputs)
+        self.path = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), SE(outputs))  # fmt: skip
+        pool = [nn.MaxPool2d(3, 2, 1), nn.Conv2d(inputs, outputs, 1, bias=False)]
+        self.skip = nn.Sequential(*pool) if stride == 2 else nn.Identity()
+
+    def forward(self, x):
+        x = self.norm(x)
+        return self.skip(x) + self.path(x)
+
+
+class Stft(nn.Module):
+    def __init__(self, n_fft):
+        super().__init__()
+        self.first = math.ceil(200 * n_fft / RATE)
+        n_bins = n_fft // 2 + 1 - self.first
+        self.stft = torchaudio.transforms.Spectrogram(n_fft, hop_length=n_fft // 2, power=1, normalized=True)
+        self.norm = nn.BatchNorm1d(n_bins)
+        layers = [nn.Conv2d(1, 16, 7, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2)]
+        inputs, height = 16, ((n_bins - 7) // 2 + 1 - 3) // 2 + 1
+        for outputs, stride in ((16, 1), (32, 2), (64, 2), (128, 2)):
+            layers += [Block(inputs, outputs, stride), Block(outputs, outputs, 1)]
+            inputs, height = outputs, math.ceil(height / stride)
+        self.blocks = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.BatchNorm1d(128 * height), nn.Linear(128 * height, 128, bias=False))
+
+    def forward(self, wave):
+        x = self.norm(self.stft(wave)[:, self.first :]).unsqueeze(1)
+        return self.head(self.blocks(x).amax(3).flatten(1))
+
+
+class AdaCos(nn.Module):
+    def __init__(self, size, n_classes, trainable):
+        super().__init__()
+        n = n_classes * SUBCLUSTERS
+        self.centers = nn.Parameter(nn.init.xavier_uniform_(torch.empty(size, n)).T.contiguous(), trainable)
+        self.scale, self.n_classes = math.sqrt(2) * math.log(n - 1), n_classes
+
+    def forward(self, embedding, target):
+        logits = self.scale * F.normalize(embedding) @ F.normalize(self.centers).T
+        logits = logits.view(len(logits), self.n_classes, SUBCLUSTERS).logsumexp(2)
+        return -(target * logits.log_softmax(1)).sum(1).mean()
+
+
+def watch_memory(peak: dict) -> None:
+    while True:
+        status = Path("/proc/self/status").read_text()
+        peak["GB"] = max(peak["GB"], int(status.split("RssAnon:")[1].split()[0]) / 1e6)
+        time.sleep(0.02)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--method", default="subloss_0256_4096", help="na_* or subloss_* (default: %(default)s)")
+    parser.add_argument("--batches", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    peak = {"GB": 0.0}
+    threading.Thread(target=watch_memory, args=(peak,), daemon=True).start()
+    torch.manual_seed(0)
+    family, *n_ffts = options.method.split("_")
+    n_ffts = sorted(map(int, n_ffts), reverse=True)
+    clips = Clips(options.folder)
+    branches = nn.ModuleList([Spectrum(), *map(Stft, n_ffts)])
+    whole = AdaCos(128 * len(branches), clips.n_classes, trainable=False)
+    heads = nn.ModuleList(AdaCos(128, clips.n_classes, True) for _ in branches if family == "subloss")
+    trained = [p for p in nn.ModuleList([branches, whole, heads]).parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    loader = DataLoader(clips, BATCH, shuffle=True, num_workers=options.workers, drop_last=True)
+    seconds, start = [], time.perf_counter()
+    for i, (wave, label) in enumerate(loader):
+        if i == options.batches:
+            break
+        target = F.one_hot(label, clips.n_classes).float()
+        ratio = torch.where(torch.rand(len(wave), 1) < 0.5, torch.rand(len(wave), 1), 1.0)
+        partner = torch.randperm(len(wave))
+        wave, target = (ratio * v + (1 - ratio) * v[partner] for v in (wave, target))
+        outputs = [branch(wave) for branch in branches]
+        loss = whole(torch.cat(outputs, 1), target)
+        loss = loss + sum(head(output, target) for head, output in zip(heads, outputs, strict=False))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - start)
+        start = time.perf_counter()
+    print(json.dumps({"seconds": seconds[1:], "peak_gb": peak["GB"], "loss": loss.item()}))
+
+
+if __name__ == "__main__":
+    main()
