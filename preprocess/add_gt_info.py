@@ -18,7 +18,8 @@ from ground_truth import get_attributes, get_list, is_published, list_name
 from linking import build_tree, remove_tree, wanted_links
 from renaming import Renaming, plan, read_lists
 from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.runs import holding, replacing
+from unlabeledasd.locks import holding
+from unlabeledasd.runs import replacing
 
 LINKS = "with_ground_truth"  # folder in data_dir
 

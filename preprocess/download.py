@@ -25,7 +25,7 @@ from tqdm import tqdm
 from dataset_facts import check_machines, dataset_names, expected_clips, load_dataset, raw_folder
 from fetching import fetch_bytes, fetch_file
 from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.runs import holding
+from unlabeledasd.locks import holding
 from unpacking import is_audio, unpack
 
 KINDS = {  # key of `records` in the dataset's yaml: group of machines, archive name, folders in it

@@ -23,7 +23,7 @@ import dataset_facts
 import download
 import fetching
 from unlabeledasd.errors import InputError, RunHeld
-from unlabeledasd.runs import holding
+from unlabeledasd.locks import holding
 
 TINY = """
 defaults: [base]
@@ -151,7 +151,7 @@ def test_layout(zenodo, data_dir, capsys):
 
 def test_second_call_does_nothing(zenodo, data_dir, capsys):
     fetch(data_dir)
-    times = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*") if path.name != ".lock"}
+    times = {path: path.stat().st_mtime_ns for path in data_dir.rglob("*") if ".lock." not in path.name}
     zenodo.asked.clear()
     (data_dir / "tiny/all/raw/drill/test/section_00_0000.wav").rename(data_dir / "tiny/all/raw/drill/test/named.wav")
     fetch(data_dir)

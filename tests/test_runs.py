@@ -1,10 +1,5 @@
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from conftest import ROOT
 
 from unlabeledasd.errors import InputError, RunHeld
 from unlabeledasd.runs import Run, replacing, version_name, write_npz, write_text
@@ -39,14 +34,6 @@ def test_one_writer(tmp_path):
     with run.claim(), pytest.raises(RunHeld, match=r"run: held by host \S+, process \d+, since \d{4}-"), run.claim():
         pass
     with run.claim():
-        pass
-
-
-@pytest.mark.parametrize("end", ["pass", "os._exit(0)", "os.kill(os.getpid(), 9)"])
-def test_a_lock_ends_with_its_process(tmp_path, end):
-    program = f"import os\nfrom unlabeledasd.runs import Run\nwith Run({str(tmp_path)!r}).claim(): {end}"
-    subprocess.run([sys.executable, "-c", program], check=False, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
-    with Run(tmp_path).claim():
         pass
 
 

@@ -1,10 +1,8 @@
 """The run folder `<results_dir>/<dataset>/<method>_<seed>/`: where things lie, what is done, who works on it."""
 
-import fcntl
 import io
 import json
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from unlabeledasd.errors import InputError, RunHeld
+from unlabeledasd.errors import InputError
+from unlabeledasd.locks import holding
 
 
 @contextmanager
@@ -49,29 +48,6 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     np.savez(buffer, **arrays)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
-
-
-@contextmanager
-def holding(folder: Path, lock: Path) -> Iterator[None]:
-    """Work on `folder` alone; RunHeld names the process that does otherwise.
-
-    The lock is the operating system's: it ends with the process that holds it, however that ends.
-    """
-    try:
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{lock.parent}: cannot write there ({error.strerror})") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RunHeld(f"{folder}: held by {file.read().strip() or 'another process'}") from None
-        file.truncate(0)
-        since = datetime.now().isoformat(sep=" ", timespec="seconds")
-        print(f"host {socket.gethostname()}, process {os.getpid()}, since {since}", file=file, flush=True)
-        yield
 
 
 class Run:
