@@ -1,6 +1,8 @@
 """What the entry points share: reading, checking and building from the Hydra configuration; errors in one line."""
 
+import hashlib
 import inspect
+import json
 import logging
 import os
 import re
@@ -19,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.runs import Run, write_text
+from unlabeledasd.runs import Run, is_whole, sha256, write_text
 
 if TYPE_CHECKING:  # what is slow to import waits until a finished run was passed over
     import pandas as pd
@@ -35,7 +37,7 @@ RUNTIME_ARGUMENTS = {
     "model": {"n_classes"},
     "model.loss": {"embedding_size", "n_classes", "trainable"},
     "model.optimizer": {"params"},
-    "trainer": {"max_epochs", "callbacks"},
+    "trainer": {"max_epochs", "callbacks", "plugins"},
 }
 
 
@@ -111,20 +113,63 @@ def check_node(key: str, node: dict, raw: dict | None = None) -> None:
 
 
 # What may differ between two calls that go on with one run: it does not change what is computed.
-FREE_KEYS = {"data_dir", "results_dir", "run_dir", "label_dir", "check", "data.root", "data.num_workers", "num_workers",
-             "label.root", "label.folder", "label.command"}  # fmt: skip
+FREE_KEYS = {"data_dir", "results_dir", "run_dir", "label_dir", "check", "overwrite", "keep_all_checkpoints",
+             "data.root", "data.num_workers", "num_workers", "label.root", "label.folder", "label.command",
+             "trainer.log_every_n_steps"}  # fmt: skip
+FREE_PREFIXES = ("trainer.accelerator", "trainer.devices", "trainer.logger")
 
 
-def save_config(config: DictConfig, file: Path) -> None:
-    """Write the run's configuration; InputError names a key in which it differs from the one it began with."""
-    if file.is_file():
-        before, now = flat(OmegaConf.to_container(OmegaConf.load(file))), flat(OmegaConf.to_container(config))
-        for key in sorted({*before, *now}):
-            free = key in FREE_KEYS or key.startswith(("trainer.accelerator", "trainer.logger"))
-            if not free and before.get(key) != now.get(key):
-                told = f"{key}={now.get(key)} now, {before.get(key)} when the run began"
-                raise InputError(f"{file}: {told}; remove {file.parents[1]} to start anew, or set run_dir")
-    write_text(file, OmegaConf.to_yaml(config))
+def deciding(config: DictConfig) -> dict[str, Any]:
+    """What decides the results, as flat keys."""
+    every = flat(OmegaConf.to_container(config, resolve=True))
+    return {key: value for key, value in every.items() if key not in FREE_KEYS and not key.startswith(FREE_PREFIXES)}
+
+
+def settings_hash(config: DictConfig) -> str:
+    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()
+
+
+def refuse_changes(config: DictConfig, run: Run) -> None:
+    """InputError names every key in which the configuration differs from the one that the run began with."""
+    if not run.config.is_file():
+        return
+    before, now = deciding(OmegaConf.load(run.config)), deciding(config)
+    told = [f"{key}={now.get(key, 'not set')} now, {before.get(key, 'not set')} when the run began"
+            for key in sorted({*before, *now}) if (key in before, before.get(key)) != (key in now, now.get(key))]
+    if told:
+        raise InputError(f"{run.config}: {'; '.join(told)} (overwrite=true trains anew, run_dir=FOLDER elsewhere)")
+
+
+def refuse_other_done(config: DictConfig, run: Run) -> None:
+    """InputError if the finished run is of other settings or labels than it would be now."""
+    run.require(run.config)
+    refuse_changes(config, run)
+    done = run.read_done()
+    if done["settings"] != settings_hash(config):
+        raise InputError(f"{run.config}: changed after the run was finished; overwrite=true trains anew")
+    if done["labels"] and (not run.labels.is_file() or sha256(run.labels) != done["labels"]):
+        raise InputError(f"{run.labels}: changed after the run was finished; overwrite=true trains anew")
+
+
+def tell_finished(config: DictConfig, run: Run) -> None:
+    refuse_other_done(config, run)
+    print(f"finished already: {run.folder}")
+
+
+def make_once(config: DictConfig, run: Run, train: Callable[[DictConfig, Run], None]) -> None:
+    """Train the run unless it is finished, as its only writer; with overwrite=true remove what it has before."""
+    with run.claim():
+        if config.overwrite and (removed := run.clear()):
+            print(f"overwrite=true: removed from {run.folder}: {', '.join(removed)}")
+        if run.is_done:  # by another process, while this one started
+            tell_finished(config, run)
+        else:
+            train(config, run)
+
+
+def save_config(config: DictConfig, run: Run) -> None:
+    refuse_changes(config, run)
+    write_text(run.config, OmegaConf.to_yaml(config))
 
 
 def flat(value: Any, key: str = "") -> dict[str, Any]:
@@ -150,16 +195,26 @@ def load_clips(dataset: DictConfig, root: str | Path, required: Sequence[str] = 
 
 
 def fit(
-    run: Run, trainer: DictConfig, module: "pl.LightningModule", data: "pl.LightningDataModule", epochs: list[int]
+    run: Run,
+    trainer: DictConfig,
+    module: "pl.LightningModule",
+    data: "pl.LightningDataModule",
+    epochs: list[int],
+    keep_all: bool = False,
 ) -> "pl.Trainer":
-    """Train until the last of `epochs`, from where the run stopped; keep the weights of `epochs` in the run."""
-    from unlabeledasd.training import KeepEpochs, ProgressBar, write_environment
+    """Train until the last of `epochs`, from where the run stopped; keep the weights of `epochs`, or of all."""
+    from unlabeledasd import training
 
-    callbacks = [KeepEpochs(run, epochs), ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]
-    made = build(trainer, max_epochs=epochs[-1], callbacks=callbacks)
-    if not all(run.checkpoint(epoch).is_file() for epoch in epochs):
-        write_environment(run, made)
-        resume = run.last_checkpoint if run.last_checkpoint.is_file() else None
+    kept = list(range(1, epochs[-1] + 1)) if keep_all else epochs
+    callbacks = [training.StopAtNonFiniteLoss(run), training.KeepEpochs(run, kept),
+                 training.ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]  # fmt: skip
+    made = build(trainer, max_epochs=epochs[-1], callbacks=callbacks, plugins=[training.CheckpointWriter()])
+    if lacking := [epoch for epoch in epochs if not is_whole(run.checkpoint(epoch))]:
+        for path in (run.checkpoint(epoch) for epoch in lacking):
+            if path.exists():
+                print(f"warning: {path}: damaged, its epoch is trained again", file=sys.stderr)
+        training.write_environment(run, made)
+        resume = training.resume_point(run, lacking[0])
         try:
             made.fit(module, data, ckpt_path=resume, weights_only=True)
         except SystemExit:  # Lightning's answer to Ctrl-C, with status 1; job scripts must see that a person stopped it

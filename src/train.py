@@ -2,10 +2,11 @@
 
   python src/train.py dataset=DATASET method=METHOD seed=N data_dir=FOLDER [key=value ...]
   python src/train.py ... check=true      look at data, labels and configuration, train nothing
+  python src/train.py ... overwrite=true  remove what the run has and train it anew
   python src/train.py ... --cfg job       print the whole configuration; every key of it can be set
 
-A finished run is left alone; an interrupted one goes on from its last whole epoch.
-Exit status: 0 done, 1 error, 3 another process works on this run.
+A finished run is left alone; an interrupted one goes on from its last whole epoch, both by the settings it began
+with. Exit status: 0 done, 1 error, 3 another process works on this run.
 """
 
 from pathlib import Path
@@ -20,10 +21,13 @@ from settings import (
     fit,
     launch,
     load_clips,
+    make_once,
     quiet_lightning,
     require_values,
     save_config,
+    settings_hash,
     tell_errors,
+    tell_finished,
 )
 from unlabeledasd.errors import InputError
 from unlabeledasd.runs import Run, version_name
@@ -34,20 +38,16 @@ from unlabeledasd.runs import Run, version_name
 def main(config: DictConfig) -> None:
     require_values(config)
     run = Run(config.run_dir)
-    if run.is_done and not config.check:  # told before torch is imported: a grid of finished runs passes quickly
-        print(f"finished already: {run.folder}")
+    if run.is_done and not config.check and not config.overwrite:
+        tell_finished(config, run)  # before torch is imported: a grid of finished runs passes quickly
         return
     check_config(config)
     OmegaConf.resolve(config)
     if config.check:
         prepare(config)
         print("check passed: data, labels and configuration fit")
-    else:
-        with run.claim():
-            if run.is_done:  # by another process, while this one started
-                print(f"finished already: {run.folder}")
-            else:
-                train(config, run)
+        return
+    make_once(config, run, train)
 
 
 def prepare(config: DictConfig):
@@ -81,12 +81,12 @@ def train(config: DictConfig, run: Run) -> None:
 
     quiet_lightning()
     table, labels, module, data = prepare(config)
+    save_config(config, run)
     if run.labels.is_file() and Labels.load(run.labels) != labels:
-        raise InputError(f"{run.labels}: other labels than the clips have now; remove {run.folder} to start anew")
+        raise InputError(f"{run.labels}: other labels than the clips have now; overwrite=true trains anew")
     labels.save(run.labels)
-    save_config(config, run.config)
     epochs = list(config.score_epochs)
-    trainer = fit(run, config.trainer, module, data, epochs)
+    trainer = fit(run, config.trainer, module, data, epochs, config.keep_all_checkpoints)
     for epoch in epochs:
         version = version_name([epoch])
         if not run.scorers(version).is_file():
@@ -102,7 +102,7 @@ def train(config: DictConfig, run: Run) -> None:
         sources = [(version_name([epoch]),) * 2 for epoch in epochs]
         stem = evaluation.ENSEMBLE
         evaluation.average_scores(run, sources, version, build(next(iter(config.scorer.values()))).column)
-    run.mark_done()
+    run.mark_done(settings_hash(config), config.keep_all_checkpoints)
     print(evaluation.report(run, version, stem, table.machine.unique()))
     for line in missing_ground_truth(config, table)[1:]:
         print(line)

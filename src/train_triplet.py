@@ -3,7 +3,7 @@
   python src/train_triplet.py dataset=DATASET machine=MACHINE seed=N data_dir=FOLDER [key=value ...]
 
 Writes results/exp/<dataset>/triplet_<machine>_<seed>/all/checkpoints/epoch6.ckpt. A finished run is left alone;
-an interrupted one goes on from its last whole epoch.
+an interrupted one goes on from its last whole epoch; overwrite=true trains anew.
 Exit status: 0 done, 1 error, 3 another process works on this run.
 """
 
@@ -17,10 +17,13 @@ from settings import (
     fit,
     launch,
     load_clips,
+    make_once,
     quiet_lightning,
     require_values,
     save_config,
+    settings_hash,
     tell_errors,
+    tell_finished,
 )  # fmt: skip
 from unlabeledasd.errors import InputError
 from unlabeledasd.runs import Run
@@ -31,16 +34,12 @@ from unlabeledasd.runs import Run
 def main(config: DictConfig) -> None:
     require_values(config)
     run = Run(config.run_dir)
-    if run.is_done:
-        print(f"finished already: {run.folder}")
+    if run.is_done and not config.overwrite:
+        tell_finished(config, run)
         return
     check_config(config)
     OmegaConf.resolve(config)
-    with run.claim():
-        if run.is_done:  # by another process, while this one started
-            print(f"finished already: {run.folder}")
-        else:
-            train(config, run)
+    make_once(config, run, train)
 
 
 def train(config: DictConfig, run: Run) -> None:
@@ -53,10 +52,10 @@ def train(config: DictConfig, run: Run) -> None:
     seed_everything(config.seed, verbose=False)
     module = build(config.model)
     data = build(config.data, table=table, n_samples=module.extractor.n_samples)
-    save_config(config, run.config)
+    save_config(config, run)
     fit(run, config.trainer, module, data, [config.epochs])
     checkpoint = run.require(run.checkpoint(config.epochs))
-    run.mark_done()
+    run.mark_done(settings_hash(config))
     print(f"triplet model: {checkpoint}")
 
 

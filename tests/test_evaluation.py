@@ -123,5 +123,9 @@ def test_checkpoint_of_another_network(tmp_path):
     with pytest.raises(InputError, match=r"a\.ckpt: not a checkpoint of this extractor"):
         load_extractor(MultiResolutionNet([4096], clip_seconds=4.4), tmp_path / "a.ckpt")
     (tmp_path / "b.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"b\.ckpt: not a checkpoint"):
-        load_extractor(extractor, tmp_path / "b.ckpt")
+    whole = bytearray((tmp_path / "a.ckpt").read_bytes())
+    whole[len(whole) // 2] ^= 1  # a number among millions, which torch itself would take
+    (tmp_path / "c.ckpt").write_bytes(whole)
+    for name in ("b.ckpt", "c.ckpt", "none.ckpt"):
+        with pytest.raises(InputError, match=rf"{name}: damaged or not a checkpoint"):
+            load_extractor(extractor, tmp_path / name)

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from unlabeledasd.errors import InputError, RunHeld
-from unlabeledasd.runs import Run, replacing, version_name, write_npz, write_text
+from unlabeledasd.runs import Run, read_npz, replacing, version_name, write_npz, write_text
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
     file = tmp_path / "deep/er/a.txt"
     write_text(file, "old")
-    with pytest.raises(IsADirectoryError), replacing(file) as temporary:
-        (temporary.write_text("half"), tmp_path.read_text())
+    with pytest.raises(ZeroDivisionError), replacing(file) as temporary:
+        (temporary.write_text("half"), 1 / 0)
     assert file.read_text() == "old"
     write_text(file, "new")
     assert file.read_text() == "new"
@@ -46,3 +46,46 @@ def test_unwritable_folder(tmp_path):
 def test_require(tmp_path):
     with pytest.raises(InputError, match=r"checkpoints/epoch12\.ckpt is missing"):
         Run(tmp_path).require(Run(tmp_path).checkpoint(12))
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    for name in ("all/.labels.json.7.tmp", "all/checkpoints/.last.ckpt.7.tmp", "fan/infer/version_epoch1/.a.csv.7.tmp"):
+        write_text(tmp_path / name, "half")
+    write_text(tmp_path / "all/labels.json", "{}")
+    with Run(tmp_path).claim():
+        pass
+    assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {"labels.json", "lock.1"}
+
+
+def test_arrays_that_cannot_be_read(tmp_path):
+    write_npz(tmp_path / "a.npz", {"a": np.arange(1000.0)})
+    whole = (tmp_path / "a.npz").read_bytes()
+    flipped = bytearray(whole)
+    flipped[2000] ^= 1
+    np.savez(tmp_path / "objects.npz", a=np.array([Thing()]))
+    for content in (b"", b"text", whole[:500], bytes(flipped), (tmp_path / "objects.npz").read_bytes()):
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(InputError, match=r"a\.npz: cannot be read as arrays"):
+            read_npz(tmp_path / "a.npz")
+    assert not Thing.made
+
+
+class Thing:
+    """Tells when it is made from a pickle."""
+
+    made = False
+
+    def __reduce__(self):
+        return setattr, (Thing, "made", True)
+
+
+def test_clear_removes_what_a_run_writes_and_nothing_else(tmp_path):
+    run = Run(tmp_path)
+    for name in ("all/done", "all/config.yaml", "all/checkpoints/epoch1.ckpt", "all/logs/csv/x",
+                 "fan/infer/version_k8/a.csv"):  # fmt: skip
+        write_text(tmp_path / name, "x")
+    write_text(tmp_path / "notes.txt", "mine")
+    write_text(tmp_path / "fan/notes.txt", "mine")
+    removed = run.clear()
+    assert removed == ["all/done", "fan/infer/version_k8", "all/checkpoints", "all/logs", "all/config.yaml"]
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["notes.txt", "notes.txt"]

@@ -162,49 +162,12 @@ def test_run_held_elsewhere(run, data_dir, monkeypatch, capsys):
         pass
 
 
-def test_resumed_run_equals_an_uninterrupted_one(run, data_dir, tmp_path, monkeypatch):
-    class Stop(Exception):
-        pass
-
-    keep = KeepEpochs.on_train_epoch_end
-
-    def stop_after_first(self, trainer, module):
-        keep(self, trainer, module)
-        if trainer.current_epoch == 0:
-            raise Stop
-
-    arguments = tiny(data_dir, tmp_path, method="subloss_0256_4096")
-    with monkeypatch.context() as patch:
-        patch.setattr(KeepEpochs, "on_train_epoch_end", stop_after_first)
-        with pytest.raises(Stop):
-            call(train, monkeypatch, *arguments)
-    resumed = Run(tmp_path / "tiny/subloss_0256_4096_1")
-    assert resumed.last_checkpoint.is_file()
-    assert not resumed.is_done
-    assert call(train, monkeypatch, *arguments) == 0
-    # and at the same time: the same seed gives the same bytes
-    assert files_below(resumed.folder, "*/infer/**/*.csv") == files_below(run.folder, "*/infer/version_epoch*/*.csv")
-    assert torch.load(resumed.checkpoint(2), weights_only=True)["global_step"] == 2 * 4  # 14 clips in batches of 4
-
-
 def test_every_epoch_has_its_own_order(data_dir, tmp_path, monkeypatch):
     """Lightning tells the sampler its epoch."""
     epochs = []
     monkeypatch.setattr(ShuffledClips, "set_epoch", lambda self, epoch: epochs.append(epoch))
     assert call(train, monkeypatch, *tiny(data_dir, tmp_path)) == 0
     assert sorted(set(epochs)) == [0, 1]
-
-
-def test_a_run_does_not_go_on_with_other_settings(run, data_dir, monkeypatch, capsys):
-    arguments = tiny(data_dir, run.folder.parents[1], method="subloss_0256_4096")
-    done = run.done_marker.read_bytes()
-    run.done_marker.unlink()
-    try:
-        assert call(train, monkeypatch, *arguments, "model.optimizer.lr=0.5") == 1
-        assert "model.optimizer.lr=0.5 now, 0.001 when the run began" in capsys.readouterr().err
-        assert call(train, monkeypatch, *arguments, "data.num_workers=1") == 0  # changes no result
-    finally:
-        run.done_marker.write_bytes(done)
 
 
 def test_a_name_is_free_after_a_call_that_failed(run, monkeypatch):

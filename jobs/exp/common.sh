@@ -62,7 +62,8 @@ run_planned() {
   for run in ${PLAN[@]+"${PLAN[@]}"}; do
     read -r dataset method seed <<< "${run}"
     folder="$(run_folder "${dataset}" "${method}" "${seed}")"
-    [[ -e "${folder}/all/done" && -z "${DRY_RUN:-}" ]] && echo "finished already: ${folder}" || todo+=("${run}")
+    # with OVERRIDES, src/train.py tells whether they are those of the finished run
+    [[ -e "${folder}/all/done" && -z "${DRY_RUN:-}${OVERRIDES[*]-}" ]] && echo "finished already: ${folder}" || todo+=("${run}")
   done
   if [[ -z "${DRY_RUN:-}" ]]; then
     use_environment

@@ -17,7 +17,7 @@ from unlabeledasd.data import ClipDataset, collate
 from unlabeledasd.errors import InputError
 from unlabeledasd.metrics import OFFICIAL, challenge_score, evaluate
 from unlabeledasd.networks import MultiResolutionNet
-from unlabeledasd.runs import Run, write_csv, write_npz
+from unlabeledasd.runs import Run, is_whole, read_npz, write_csv, write_npz
 from unlabeledasd.waveforms import to_float
 
 ENSEMBLE = "ensemble"
@@ -27,6 +27,8 @@ CLIP_COLUMNS = ["path", "is_normal", "is_target"]
 def load_extractor(extractor: MultiResolutionNet, checkpoint: Path) -> MultiResolutionNet:
     """Fill an extractor with the weights that a run kept."""
     prefix = "extractor."
+    if not is_whole(checkpoint):
+        raise InputError(f"{checkpoint}: damaged or not a checkpoint; overwrite=true trains its run anew")
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
         extractor.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
@@ -78,10 +80,7 @@ def score_machines(
     table: clips, one row per row of embeddings (N, D). A machine without training clips in `table` is scored by
     the arrays that `stored` keeps. The fitted arrays are written last, to `all/scorers/<version>/`.
     """
-    arrays = {}
-    if stored is not None:
-        with np.load(stored, allow_pickle=False) as file:
-            arrays = dict(file)
+    arrays = read_npz(stored) if stored is not None else {}
     for machine in table.machine.unique():
         train, test = ((table.machine == machine) & (table.split == split) for split in ("train", "test"))
         fitted = []

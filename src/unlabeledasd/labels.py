@@ -42,7 +42,10 @@ class Labels:
 
     @classmethod
     def load(cls, path: Path) -> "Labels":
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{path}: not the labels of a run ({error})") from None
 
 
 def labels_from_fields(table: pd.DataFrame, fields: Sequence[str]) -> Labels:

@@ -1,10 +1,13 @@
 """The run folder `<results_dir>/<dataset>/<method>_<seed>/`: where things lie, what is done, who works on it."""
 
+import hashlib
 import io
 import json
 import os
+import shutil
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -18,16 +21,25 @@ from unlabeledasd.locks import holding
 @contextmanager
 def replacing(path: Path):
     """A temporary path beside `path` that takes its place when the block ends, so that readers see the old file
-    or the whole new one; removed if the block fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    or the whole new one; removed if the block fails. InputError where the disk is full or must not be written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that a killed process left in `folder` or below; for who holds its lock."""
+    for leftover in folder.rglob(".*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,6 +62,29 @@ def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
         temporary.write_bytes(buffer.getvalue())
 
 
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Arrays by name; InputError for a file that is damaged, or has anything but arrays of plain numbers and text."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be read as arrays ({reason}); remove it to have it made anew") from error
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint is there and every byte as it was written: torch.load does not look at the checksums."""
+    try:
+        with zipfile.ZipFile(checkpoint) as file:
+            return file.testzip() is None
+    except Exception:  # a damaged file raises whatever its bytes lead to
+        return False
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 class Run:
     """Paths and state of one run; creates nothing until it is written to."""
 
@@ -61,6 +96,7 @@ class Run:
         self.environment = self.all / "environment.json"
         self.done_marker = self.all / "done"
         self.last_checkpoint = self.all / "checkpoints" / "last.ckpt"
+        self.previous_checkpoint = self.all / "checkpoints" / "previous.ckpt"  # for when the last one is damaged
 
     def checkpoint(self, epoch: int) -> Path:
         """Weights after `epoch` (counted from 1)."""
@@ -85,23 +121,43 @@ class Run:
     def is_done(self) -> bool:
         return self.done_marker.is_file()
 
-    def mark_done(self) -> None:
-        self.last_checkpoint.unlink(missing_ok=True)  # there is nothing to go on from
-        write_text(self.done_marker, datetime.now().astimezone().isoformat(timespec="seconds") + "\n")
+    def mark_done(self, settings: str, keep_last: bool = False) -> None:
+        """Written last; `settings` is the hash of what decides the results."""
+        if not keep_last:  # there is nothing to go on from
+            self.last_checkpoint.unlink(missing_ok=True)
+            self.previous_checkpoint.unlink(missing_ok=True)
+        finished = datetime.now().astimezone().isoformat(timespec="seconds")
+        labels = sha256(self.labels) if self.labels.is_file() else None
+        write_json(self.done_marker, {"finished": finished, "settings": settings, "labels": labels})
+
+    def read_done(self) -> dict[str, str | None]:
+        try:
+            return {"settings": None, "labels": None, **json.loads(self.done_marker.read_text(encoding="utf-8"))}
+        except (ValueError, TypeError):
+            raise InputError(f"{self.done_marker}: damaged; remove it to have the run completed") from None
+
+    def clear(self) -> list[str]:
+        """Remove all that a run writes, the done marker first, so that no half of it passes for a run; its paths."""
+        versions = sorted(self.folder.glob("*/infer/version_*"))
+        folders = [self.all / name for name in ("scorers", "infer", "checkpoints", "logs")]
+        present = [path for path in (self.done_marker, *versions, *folders, self.labels, self.environment, self.config)
+                   if path.exists()]  # fmt: skip
+        for path in present:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return [path.relative_to(self.folder).as_posix() for path in present]
 
     def require(self, path: Path) -> Path:
         """`path`, or an InputError that says this is no finished run."""
         if not path.is_file():
             name = path.relative_to(self.folder)
-            raise InputError(f"{self.folder}: {name} is missing; remove the folder to train this run anew")
+            raise InputError(f"{self.folder}: {name} is missing; overwrite=true trains this run anew")
         return path
 
     @contextmanager
-    def claim(self) -> Iterator[None]:
-        """Hold the run folder for this process; RunHeld names who holds it otherwise."""
-        with holding(self.folder, self.all / "lock"):
-            for leftover in self.last_checkpoint.parent.glob(".*.tmp"):  # of a process that was killed
-                leftover.unlink()
+    def claim(self, wait_seconds: float = 0) -> Iterator[None]:
+        """Hold the run folder for this process; RunHeld names who holds it otherwise, after `wait_seconds`."""
+        with holding(self.folder, self.all / "lock", wait_seconds):
+            remove_leftovers(self.folder)
             yield
 
 
