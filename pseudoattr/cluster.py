@@ -25,7 +25,7 @@ from unlabeledasd.errors import InputError
 from unlabeledasd.labels import PseudoLabels, fingerprint, true_attributes
 from unlabeledasd.maps import draw_map
 from unlabeledasd.pseudolabels import DOMAINS, PseudoLabeler, agreement
-from unlabeledasd.runs import holding, write_csv, write_json
+from unlabeledasd.runs import read_npz, write_csv, write_json, writing_alone
 
 DONE = "clusters.json"  # of a machine: written last, tells what its clusters were made from
 PACKAGES = ("umap-learn", "scikit-learn", "numpy")
@@ -39,7 +39,7 @@ def main(config: DictConfig) -> None:
     if type(config.n_jobs) is not int or config.n_jobs == 0:
         raise InputError(f"n_jobs={config.n_jobs}: a number of machines, or -1 for as many as there are cores")
     root, table, machines = load_unlabeled(config)
-    with holding(Path(config.folder), Path(config.folder) / "lock"):
+    with writing_alone(Path(config.folder), Path(config.folder) / "lock"):
         make_labels(config, root, table, machines)
 
 
@@ -122,10 +122,10 @@ def read_embeddings(config: DictConfig, root: Path, folder: Path, split: str, pa
     file, again = folder / f"embedding_{split}.npz", f"pseudoattr/embed.py source={choice('source')} makes them"
     if (made_by := stored_key(file)) is None:
         raise InputError(f"{file}: no such embeddings; {again}")
-    with np.load(file, allow_pickle=False) as arrays:
-        if arrays["paths"].tolist() != paths or made_by["clips"] != fingerprint(root, paths):
-            raise InputError(f"{file}: of other clips than those in {config.data_dir}; {again} anew")
-        return arrays["embedding"]
+    arrays = read_npz(file)
+    if arrays["paths"].tolist() != paths or made_by["clips"] != fingerprint(root, paths):
+        raise InputError(f"{file}: of other clips than those in {config.data_dir}; {again} anew")
+    return arrays["embedding"]
 
 
 def cluster_machine(

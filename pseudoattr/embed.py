@@ -16,7 +16,6 @@ import re
 import shlex
 import subprocess
 import sys
-import zipfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,11 +24,12 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from run_settings import trained_extractor
 from settings import CONFIG_PATH, build, check_config, launch, pick_device, quiet_lightning, require_values, tell_errors
 from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError
 from unlabeledasd.labels import fingerprint, unlabeled_machines
-from unlabeledasd.runs import Run, holding, write_npz
+from unlabeledasd.runs import Run, read_npz, write_npz, writing_alone
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -46,7 +46,7 @@ def main(config: DictConfig) -> None:
     for file in dict.fromkeys(weights.values()):
         if config.source.teacher and not file.is_file():
             make_teacher(config, next(machine for machine in machines if weights[machine] == file), file)
-    with holding(Path(config.folder), Path(config.folder) / "lock"):
+    with writing_alone(Path(config.folder), Path(config.folder) / "lock"):
         embed_missing(config, root, table, weights)
 
 
@@ -122,9 +122,8 @@ def stored_key(file: Path) -> dict | None:
     if not file.is_file():
         return None
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return json.loads(str(arrays["made_by"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return json.loads(str(read_npz(file)["made_by"]))
+    except (InputError, KeyError):
         return None
 
 
@@ -133,7 +132,7 @@ def make_teacher(config: DictConfig, machine: str, checkpoint: Path) -> None:
     teacher, run = config.source.teacher, Run(checkpoint.parents[2])
     if run.is_done:
         raise InputError(f"{checkpoint}: not kept; the run has epochs {run.epochs}: source.teacher.epoch=EPOCH")
-    if (run.all / "lock").is_file():
+    if run.all.is_dir():
         with run.claim():  # RunHeld, where another process trains it at this moment
             pass
     # as in jobs/exp/common.sh: these settings go to teachers of every kind, the others to src/train.py alone
@@ -176,8 +175,7 @@ def make_embedder(config: DictConfig, weights: Path):
     from unlabeledasd.embedders import OwnModel
 
     run = Run(weights.parents[2])
-    extractor = build(OmegaConf.load(run.require(run.config)).model.extractor)
-    return OwnModel(extractor, weights, config.source.teacher.unit_norm)
+    return OwnModel(trained_extractor(run), weights, config.source.teacher.unit_norm)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from run_settings import load_config, trained_extractor
 from settings import (
     CONFIG_PATH,
     build,
@@ -46,7 +47,7 @@ def infer(config: DictConfig, run: Run) -> None:
     quiet_lightning()
     from unlabeledasd import evaluation
 
-    trained = OmegaConf.load(run.require(run.config))
+    trained = load_config(run)
     name, epochs = str(config.name), config.epochs or trained.score_epochs
     if not OmegaConf.is_list(epochs) or not config.get("scorer"):
         given = f"epochs={config.epochs}, scorer={config.get('scorer')}"
@@ -68,7 +69,7 @@ def infer(config: DictConfig, run: Run) -> None:
     device = pick_device(config.accelerator)
     for epoch in epochs:
         stem = version_name([epoch])
-        extractor = evaluation.load_extractor(build(trained.model.extractor), run.checkpoint(epoch))
+        extractor = evaluation.load_extractor(trained_extractor(run), run.checkpoint(epoch))
         embeddings = evaluation.embed(extractor, root, table.path.tolist(), dataset.channel, device=device,
                                       num_workers=config.num_workers, description=f"epoch {epoch}")  # fmt: skip
         scorers = [build(node) for node in config.scorer.values()]

@@ -1,9 +1,8 @@
 """What the entry points share: reading, checking and building from the Hydra configuration; errors in one line."""
 
-import hashlib
 import inspect
-import json
 import logging
+import math
 import os
 import re
 import sys
@@ -21,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.runs import Run, is_whole, sha256, write_text
+from unlabeledasd.runs import Run, is_whole
 
 if TYPE_CHECKING:  # what is slow to import waits until a finished run was passed over
     import pandas as pd
@@ -40,10 +39,26 @@ RUNTIME_ARGUMENTS = {
     "trainer": {"max_epochs", "callbacks", "plugins"},
 }
 
+# Least and greatest value of settings, whichever node has them; of lists, of each entry.
+RANGES = {
+    "seed": (0, 2**32 - 1), "epochs": (1, math.inf), "score_epochs": (1, math.inf),
+    "num_workers": (0, math.inf), "channel": (0, math.inf), "sample_rate": (1, math.inf),
+    "n_ffts": (32, 2**16), "n_fft": (32, 2**16), "band_hz": (0, math.inf), "n_subclusters": (1, math.inf),
+    "mixup_prob": (0, 1), "featex_prob": (0, 1), "noise_prob": (0, 1), "lr": (0, math.inf), "margin": (0, math.inf),
+    "subspace_weight": (0, math.inf), "featex_weight": (0, math.inf), "stretch_ratios": (0.01, 100),
+    "n_clusters": (1, math.inf), "max_source": (1, math.inf), "max_target": (1, math.inf), "n_neighbors": (2, math.inf),
+}  # fmt: skip
+
 
 def build(node: DictConfig, **runtime: Any) -> Any:
     """Call the node's `_target_` with its settings, as plain lists and dicts, and the runtime arguments."""
-    return hydra.utils.instantiate(node, _partial_=True, _convert_="all")(**runtime)
+    try:
+        return hydra.utils.instantiate(node, _partial_=True, _convert_="all")(**runtime)
+    except Exception as error:  # what libraries say of values that they do not take
+        if isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException":
+            told = error if isinstance(error, InputError) else InputError(f"{node['_target_']}: {error}")
+            raise told from error.__cause__
+        raise
 
 
 def nodes(config: Any, key: str = "") -> Iterator[tuple[str, dict]]:
@@ -55,6 +70,15 @@ def nodes(config: Any, key: str = "") -> Iterator[tuple[str, dict]]:
             yield key, config
         for name, value in config.items():
             yield from nodes(value, f"{key}.{name}".lstrip("."))
+
+
+def flat(value: Any, key: str = "") -> dict[str, Any]:
+    """Nested dicts and lists -> {"model.extractor.n_ffts.0": 4096, ...}."""
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {key: value}
+    return {k: v for name, child in value.items() for k, v in flat(child, f"{key}.{name}".lstrip(".")).items()}
 
 
 def require_values(config: DictConfig) -> None:
@@ -74,9 +98,19 @@ def require_values(config: DictConfig) -> None:
 def check_config(config: DictConfig) -> None:
     """Bind every `_target_` node to its signature and types; InputError names the first key that does not fit."""
     require_values(config)
-    for key, node in nodes(OmegaConf.to_container(config, resolve=True)):
+    plain = OmegaConf.to_container(config, resolve=True)
+    for name, value in plain.items():
+        check_range(name, name, value)
+    for key, node in nodes(plain):
         raw = OmegaConf.to_container(OmegaConf.select(config, key), resolve=False)
         check_node(key, node, raw)
+
+
+def check_range(name: str, setting: str, value: Any) -> None:
+    least, most = RANGES.get(name, (-math.inf, math.inf))
+    if not all(least <= number <= most for number in flat(value).values() if type(number) in (int, float)):
+        allowed = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise InputError(f"{setting}={value}: allowed is {allowed}")
 
 
 def check_node(key: str, node: dict, raw: dict | None = None) -> None:
@@ -100,85 +134,17 @@ def check_node(key: str, node: dict, raw: dict | None = None) -> None:
             raise InputError(f"{key}.{name}: set by the program, not by the configuration")
         if any(True for _ in nodes(value)):
             continue  # checked by itself
+        link = re.fullmatch(r"\$\{([\w.]+)\}", str(raw and raw[name]))
+        setting = link[1] if link else f"{key}.{name}"
         try:
             check_type(value, hints.get(name, Any), collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
         except TypeCheckError:
-            link = re.fullmatch(r"\$\{([\w.]+)\}", str(raw and raw[name]))
-            wanted = inspect.formatannotation(hints[name])
-            raise InputError(f"{link[1] if link else f'{key}.{name}'}={value!r}: expected {wanted}") from None
+            raise InputError(f"{setting}={value!r}: expected {inspect.formatannotation(hints[name])}") from None
+        check_range(name, setting, value)
     required = {name for name, p in signature.parameters.items()
                 if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}  # fmt: skip
     if lacking := required - set(given) - runtime:
         raise InputError(f"{key}.{min(lacking)} is not set: {node['_target_']} needs it")
-
-
-# What may differ between two calls that go on with one run: it does not change what is computed.
-FREE_KEYS = {"data_dir", "results_dir", "run_dir", "label_dir", "check", "overwrite", "keep_all_checkpoints",
-             "data.root", "data.num_workers", "num_workers", "label.root", "label.folder", "label.command",
-             "trainer.log_every_n_steps"}  # fmt: skip
-FREE_PREFIXES = ("trainer.accelerator", "trainer.devices", "trainer.logger")
-
-
-def deciding(config: DictConfig) -> dict[str, Any]:
-    """What decides the results, as flat keys."""
-    every = flat(OmegaConf.to_container(config, resolve=True))
-    return {key: value for key, value in every.items() if key not in FREE_KEYS and not key.startswith(FREE_PREFIXES)}
-
-
-def settings_hash(config: DictConfig) -> str:
-    return hashlib.sha256(json.dumps(deciding(config), sort_keys=True).encode()).hexdigest()
-
-
-def refuse_changes(config: DictConfig, run: Run) -> None:
-    """InputError names every key in which the configuration differs from the one that the run began with."""
-    if not run.config.is_file():
-        return
-    before, now = deciding(OmegaConf.load(run.config)), deciding(config)
-    told = [f"{key}={now.get(key, 'not set')} now, {before.get(key, 'not set')} when the run began"
-            for key in sorted({*before, *now}) if (key in before, before.get(key)) != (key in now, now.get(key))]
-    if told:
-        raise InputError(f"{run.config}: {'; '.join(told)} (overwrite=true trains anew, run_dir=FOLDER elsewhere)")
-
-
-def refuse_other_done(config: DictConfig, run: Run) -> None:
-    """InputError if the finished run is of other settings or labels than it would be now."""
-    run.require(run.config)
-    refuse_changes(config, run)
-    done = run.read_done()
-    if done["settings"] != settings_hash(config):
-        raise InputError(f"{run.config}: changed after the run was finished; overwrite=true trains anew")
-    if done["labels"] and (not run.labels.is_file() or sha256(run.labels) != done["labels"]):
-        raise InputError(f"{run.labels}: changed after the run was finished; overwrite=true trains anew")
-
-
-def tell_finished(config: DictConfig, run: Run) -> None:
-    refuse_other_done(config, run)
-    print(f"finished already: {run.folder}")
-
-
-def make_once(config: DictConfig, run: Run, train: Callable[[DictConfig, Run], None]) -> None:
-    """Train the run unless it is finished, as its only writer; with overwrite=true remove what it has before."""
-    with run.claim():
-        if config.overwrite and (removed := run.clear()):
-            print(f"overwrite=true: removed from {run.folder}: {', '.join(removed)}")
-        if run.is_done:  # by another process, while this one started
-            tell_finished(config, run)
-        else:
-            train(config, run)
-
-
-def save_config(config: DictConfig, run: Run) -> None:
-    refuse_changes(config, run)
-    write_text(run.config, OmegaConf.to_yaml(config))
-
-
-def flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Nested dicts and lists -> {"model.extractor.n_ffts.0": 4096, ...}."""
-    if isinstance(value, list):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict):
-        return {key: value}
-    return {k: v for name, child in value.items() for k, v in flat(child, f"{key}.{name}".lstrip(".")).items()}
 
 
 def load_clips(dataset: DictConfig, root: str | Path, required: Sequence[str] = ("train", "test")) -> "pd.DataFrame":
@@ -221,6 +187,8 @@ def fit(
             if made.interrupted:
                 raise KeyboardInterrupt from None
             raise
+        except OSError as error:  # of a logger, which does not say where
+            raise InputError(f"{run.folder}: cannot be written ({error.strerror or error})") from error
     return made
 
 
@@ -243,7 +211,7 @@ def tell_errors() -> AbstractContextManager:
     """one_line_errors for Hydra's errors too. Goes around the task function, so that Hydra does not report our
     errors in its own way, and around the call of hydra.main."""
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra's own errors reach us
-    return one_line_errors(HydraException, OmegaConfBaseException)
+    return one_line_errors(HydraException, OmegaConfBaseException, OSError)
 
 
 def launch(main: Callable[[], None], help_text: str, groups: Sequence[str] = ("dataset", "method")) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from run_settings import make_once, save_config, settings_hash, tell_finished
 from settings import (
     CONFIG_PATH,
     build,
@@ -21,13 +22,9 @@ from settings import (
     fit,
     launch,
     load_clips,
-    make_once,
     quiet_lightning,
     require_values,
-    save_config,
-    settings_hash,
     tell_errors,
-    tell_finished,
 )
 from unlabeledasd.errors import InputError
 from unlabeledasd.runs import Run, version_name
@@ -54,13 +51,16 @@ def prepare(config: DictConfig):
     """-> (table of all clips, labels, module, data), checked; seeds the initialisation."""
     from pytorch_lightning import seed_everything
 
+    from unlabeledasd.clips import training_notes
+
     epochs = list(config.score_epochs)
     if not epochs or epochs != sorted(set(epochs)) or epochs[0] < 1:
         raise InputError(f"score_epochs={epochs}: ascending epochs, counted from 1")
     table = load_clips(config.dataset, config.data.root)
     labels = build(config.label, table=table)
     print(f"{len(labels.classes)} classes")
-    for line in missing_ground_truth(config, table):
+    n_clusters = max(scorer.get("n_clusters", 0) for scorer in config.scorer.values())
+    for line in [*training_notes(table, n_clusters), *missing_ground_truth(config, table)]:
         print(line)
     if len(labels.classes) == 1:
         raise InputError(

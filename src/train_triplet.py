@@ -10,6 +10,7 @@ Exit status: 0 done, 1 error, 3 another process works on this run.
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from run_settings import make_once, save_config, settings_hash, tell_finished
 from settings import (
     CONFIG_PATH,
     build,
@@ -17,13 +18,9 @@ from settings import (
     fit,
     launch,
     load_clips,
-    make_once,
     quiet_lightning,
     require_values,
-    save_config,
-    settings_hash,
     tell_errors,
-    tell_finished,
 )  # fmt: skip
 from unlabeledasd.errors import InputError
 from unlabeledasd.runs import Run

@@ -87,7 +87,7 @@ def test_stored_scorers(tmp_path):
         (lambda file: file.unlink(), "no such score CSV"),
         (lambda file: file.write_text(file.read_text().replace("anomaly_0", "anomaly_9")), "clips or flags differ"),
         (lambda file: file.write_text(file.read_text().replace(COLUMN, "AS-Other")), "no column AS-TargetKmeansCos"),
-        (lambda file: pd.read_csv(file).assign(**{COLUMN: np.nan}).to_csv(file, index=False), "16 empty scores"),
+        (lambda file: pd.read_csv(file).assign(**{COLUMN: np.nan}).to_csv(file, index=False), "16 scores of"),
         (lambda file: pd.read_csv(file)[::-1].to_csv(file, index=False), "clips or flags differ"),
     ],
 )

@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 
 import infer
 import train
-from settings import FREE_KEYS, flat
+from run_settings import FREE_KEYS
+from settings import flat
 from unlabeledasd.modules import DiscriminativeModule
 from unlabeledasd.runs import Run
 from unlabeledasd.training import KeepEpochs

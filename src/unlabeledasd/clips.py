@@ -151,3 +151,17 @@ def summary(table: pd.DataFrame) -> str:
     counts = pd.crosstab(table.machine, kind)[sorted(kind.unique(), key=lambda k: (k.split()[0] == "test", k))]
     counts.columns = [column.replace(UNKNOWN, "?") for column in counts]
     return counts.loc[table.machine.unique()].rename_axis(None).to_string()
+
+
+def training_notes(table: pd.DataFrame, n_clusters: int = 0) -> list[str]:
+    """What is unusual about machines' training clips, and what scoring with `n_clusters` centres makes of it."""
+    training = table[table.split == "train"]
+    source, target = (training[training.domain == domain].groupby("machine").size().reindex(
+                      table.machine.unique(), fill_value=0) for domain in ("source", "target"))  # fmt: skip
+    found = {
+        "no source training clips: scores are distances to the target clips": source == 0,
+        "no target training clips: scores are distances to the centres of the source clips": target == 0,
+        f"fewer source training clips than n_clusters={n_clusters}: each is its own centre":
+            (source > 0) & (source < n_clusters),
+    }  # fmt: skip
+    return [f"note: {', '.join(rows.index[rows])}: {text}" for text, rows in found.items() if rows.any()]

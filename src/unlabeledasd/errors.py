@@ -25,9 +25,17 @@ def one_line_errors(*others: type[Exception]) -> Iterator[None]:
         cause: BaseException = error  # configuration libraries wrap what a constructor raises
         while cause.__cause__ is not None and not isinstance(cause, InputError):
             cause = cause.__cause__
-        text = str(cause if isinstance(cause, InputError) else error).partition("Config search path")[0]
-        print("error:", " ".join(text.split()), file=sys.stderr)
+        print("error:", one_line(cause if isinstance(cause, InputError) else error), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
+
+
+def one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = str(error).partition("Config search path")[0]  # of Hydra
+    if text.startswith("Caught InputError in DataLoader worker"):  # with the worker's traceback
+        text = text.rpartition("InputError: ")[2]
+    return " ".join(text.split())

@@ -140,11 +140,14 @@ def read_scores(file: Path, column: str) -> pd.DataFrame:
     """A score CSV with the flags as nullable integers; InputError where the file or `column` is missing."""
     if not file.is_file():
         raise InputError(f"{file}: no such score CSV")
-    table = pd.read_csv(file, dtype={"is_normal": "Int64", "is_target": "Int64"})
+    try:
+        table = pd.read_csv(file, dtype={"is_normal": "Int64", "is_target": "Int64"})
+    except ValueError as error:
+        raise InputError(f"{file}: cannot be read as a score CSV ({error})") from None
     if column not in table:
         raise InputError(f"{file}: no column {column}, it has {', '.join(c for c in table if c.startswith('AS-'))}")
-    if table[column].isna().any():
-        raise InputError(f"{file}: {table[column].isna().sum()} empty scores in column {column}")
+    if bad := int((~np.isfinite(pd.to_numeric(table[column], errors="coerce"))).sum()):
+        raise InputError(f"{file}: {bad} scores of column {column} are no finite numbers")
     return table
 
 

@@ -36,10 +36,13 @@ def replacing(path: Path):
             temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that a killed process left in `folder` or below; for who holds its lock."""
-    for leftover in folder.rglob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+@contextmanager
+def writing_alone(folder: Path, lock: Path, wait_seconds: float = 0) -> Iterator[None]:
+    """Hold `folder`, and first remove the temporary files that a killed process left there."""
+    with holding(folder, lock, wait_seconds):
+        for leftover in folder.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:
@@ -69,7 +72,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             return dict(file)
     except Exception as error:  # a damaged file raises whatever its bytes lead to
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be read as arrays ({reason}); remove it to have it made anew") from error
+        raise InputError(f"{path}: cannot be read as arrays ({reason})") from error
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -156,8 +159,7 @@ class Run:
     @contextmanager
     def claim(self, wait_seconds: float = 0) -> Iterator[None]:
         """Hold the run folder for this process; RunHeld names who holds it otherwise, after `wait_seconds`."""
-        with holding(self.folder, self.all / "lock", wait_seconds):
-            remove_leftovers(self.folder)
+        with writing_alone(self.folder, self.all / "lock", wait_seconds):
             yield
 
 

@@ -156,6 +156,9 @@ class ProgressBar(pl.Callback):
                 text += f", {duration(left + self.runs_after * bar.total * pace)} with the {self.runs_after} after it"
             bar.write(text, file=sys.stderr)
 
+    def on_exception(self, *_) -> None:  # what is told of it begins a new line
+        self.teardown()
+
     def teardown(self, *_, **__) -> None:
         if hasattr(self, "bar"):
             self.bar.close()
