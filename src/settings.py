@@ -41,12 +41,12 @@ RUNTIME_ARGUMENTS = {
 
 # Least and greatest value of settings, whichever node has them; of lists, of each entry.
 RANGES = {
-    "seed": (0, 2**32 - 1), "epochs": (1, math.inf), "score_epochs": (1, math.inf),
+    "seed": (0, 2**32 - 1),
     "num_workers": (0, math.inf), "channel": (0, math.inf), "sample_rate": (1, math.inf),
     "n_ffts": (32, 2**16), "n_fft": (32, 2**16), "band_hz": (0, math.inf), "n_subclusters": (1, math.inf),
     "mixup_prob": (0, 1), "featex_prob": (0, 1), "noise_prob": (0, 1), "lr": (0, math.inf), "margin": (0, math.inf),
     "subspace_weight": (0, math.inf), "featex_weight": (0, math.inf), "stretch_ratios": (0.01, 100),
-    "n_clusters": (1, math.inf), "max_source": (1, math.inf), "max_target": (1, math.inf), "n_neighbors": (2, math.inf),
+    "n_clusters": (1, math.inf),
 }  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def test_missing_teacher_is_named_or_trained(settings, tmp_path, monkeypatch, ca
 def test_a_teacher_without_that_epoch(settings, tmp_path, monkeypatch, capsys):
     run = make_teacher(tmp_path / "results", "class")
     run.checkpoint(14).rename(run.checkpoint(2))
-    run.mark_done()
+    run.mark_done("")
     assert call(embed, monkeypatch, *settings("class")) == 1
     assert "the run has epochs [2]: source.teacher.epoch=EPOCH" in capsys.readouterr().err
     assert call(embed, monkeypatch, *settings("class", "source.teacher.epoch=2")) == 0
