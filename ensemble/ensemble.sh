@@ -9,14 +9,16 @@ method=subloss_0256_4096
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../jobs/environment.sh"
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "$0"; exit; fi
-config="$(realpath "${CONFIG:-$(dirname "${BASH_SOURCE[0]}")/epoch_12_14_16.yaml}")"
+config="$(realpath -- "${CONFIG:-$(dirname "${BASH_SOURCE[0]}")/epoch_12_14_16.yaml}")"
+RESULTS_DIR="${RESULTS_DIR:-${REPOSITORY}/results/exp}"
+[[ "${RESULTS_DIR}" == /* ]] || RESULTS_DIR="${PWD}/${RESULTS_DIR}"   # as the caller stands
 cd "${REPOSITORY}"
 use_environment
 
 for dataset in ${DATASETS:-dcase2023 dcase2024}; do
   for name in ${METHODS:-${method}}; do
     for seed in ${SEEDS:-1 2 3 4 5}; do
-      python ensemble/ensemble.py --config "${config}" "${RESULTS_DIR:-results/exp}/${dataset#folder:}/${name}_${seed}"
+      python ensemble/ensemble.py --config="${config}" -- "${RESULTS_DIR}/${dataset#folder:}/${name}_${seed}"
     done
   done
 done

@@ -25,5 +25,6 @@ DATA_DIR="${DATA_DIR:-${data_dir}}"
   echo "$0: set data_dir in it, or export DATA_DIR: the folder that holds <dataset>/all/raw/" >&2
   exit 1
 }
+[[ "${DATA_DIR}" == /* ]] || DATA_DIR="${PWD}/${DATA_DIR}"
 use_environment
 exec python "${REPOSITORY}/preprocess/add_gt_info.py" "${DATA_DIR}" "$@"

@@ -3,9 +3,12 @@ import pandas as pd
 import pytest
 import torch
 from conftest import write_wav
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from unlabeledasd.errors import InputError
-from unlabeledasd.evaluation import average_scores, embed, load_extractor, report, score_machines
+from unlabeledasd.evaluation import average_scores, embed, load_extractor, report, score_machines, write_scores
 from unlabeledasd.networks import MultiResolutionNet
 from unlabeledasd.runs import Run
 from unlabeledasd.scoring import TargetKmeansCos
@@ -101,6 +104,34 @@ def test_ensemble_of_scores_that_do_not_match(tmp_path, spoil, message):
     with pytest.raises(InputError, match=message) as error:
         average_scores(run, sources, "both", COLUMN)
     assert "pump/infer/version_epoch14/epoch12_test_score.csv" in str(error.value)
+
+
+finite = st.floats(-1e6, 1e6)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(arrays(float, st.tuples(st.integers(2, 4), st.integers(1, 6)), elements=finite), st.randoms())
+def test_ensemble_of_any_scores(tmp_path, scores, random):
+    """Clip by clip the mean, whatever the order of the epochs; scaled and shifted as the scores are."""
+    clips = pd.DataFrame({"path": [f"fan/test/a,\"{i}\".wav" for i in range(scores.shape[1])], "is_normal": 1,
+                          "is_target": 0})  # fmt: skip
+    run, sources = Run(tmp_path), [(f"epoch{e}", f"epoch{e}") for e in range(len(scores))]
+
+    def average(scores, sources):
+        for row, (version, stem) in zip(scores, sources, strict=True):
+            for split in ("train", "test"):
+                write_scores(run.version("fan", version), stem, split, clips.assign(**{COLUMN: row}))
+        average_scores(run, sources, "mean", COLUMN)
+        table = pd.read_csv(run.version("fan", "mean") / "ensemble_test_score.csv")
+        assert table.path.tolist() == clips.path.tolist()
+        return table["AS-ensemble"].to_numpy()
+
+    mean = average(scores, sources)
+    np.testing.assert_allclose(mean, [sum(column) / len(column) for column in scores.T.tolist()], atol=1e-9)
+    assert ((scores.min(0) - 1e-9 <= mean) & (mean <= scores.max(0) + 1e-9)).all()
+    np.testing.assert_allclose(average(2 * scores + 1, sources), 2 * mean + 1, atol=1e-8)
+    random.shuffle(sources)
+    np.testing.assert_allclose(average(scores, sources), mean, atol=1e-9)
 
 
 def test_embedding_does_not_depend_on_batches_or_neighbours(tmp_path):

@@ -4,6 +4,8 @@ import json
 import pandas as pd
 import pytest
 from conftest import SHARED
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unlabeledasd.clips import NO_ATTRIBUTE, parse_clip
 from unlabeledasd.errors import InputError
@@ -49,6 +51,22 @@ def test_classes(table, fields, names):
     shuffled = labels_from_fields(table.sample(frac=1, random_state=0), fields)
     assert shuffled.classes == labels.classes
     assert shuffled.clips == labels.clips
+
+
+words = st.text("abXY01_ é", min_size=1, max_size=4)
+kinds = st.tuples(words, words, st.sampled_from(["source", "target"]))
+
+
+@given(st.lists(kinds, min_size=1, max_size=20), st.randoms())
+def test_clips_share_a_class_if_and_only_if_their_fields_are_equal(clips, random):
+    rows = [(f"{i}.wav", "train", *kind) for i, kind in enumerate(clips)]
+    random.shuffle(rows)
+    table = pd.DataFrame(rows, columns=["path", "split", "machine", "attribute", "domain"])
+    labels = labels_from_fields(table, ["machine", "attribute", "domain"])
+    index = labels.of([f"{i}.wav" for i in range(len(clips))])
+    assert all((index[i] == index[j]) == (clips[i] == clips[j]) for i in range(len(clips)) for j in range(i))
+    assert set(index) == set(range(len(set(clips)))) == set(range(len(labels.classes)))
+    assert labels.classes == sorted(labels.classes)
 
 
 def test_round_trip(table, tmp_path):

@@ -190,15 +190,6 @@ def test_a_person_stops_the_run(data_dir, tmp_path, monkeypatch, capsys):
     assert not Run(tmp_path / "tiny/na_1024_1").is_done
 
 
-def test_another_seed_differs(run, data_dir, tmp_path, monkeypatch):
-    arguments = tiny(data_dir, tmp_path, "seed=2", method="subloss_0256_4096")
-    assert call(train, monkeypatch, *arguments) == 0
-    other = files_below(tmp_path / "tiny/subloss_0256_4096_2", "*/infer/**/*_score.csv")
-    same = files_below(run.folder, "*/infer/version_epoch*/*_score.csv")
-    assert other.keys() == same.keys()
-    assert all(other[name] != same[name] for name in other if "_test_score" in name)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs(method, data_dir, tmp_path, monkeypatch):
     arguments = tiny(data_dir, tmp_path, "score_epochs=[1]", "+trainer.limit_train_batches=2", method=method)

@@ -38,7 +38,7 @@ facts() {
 }
 
 PLAN=()
-plan() { PLAN+=("$1 $2 $3"); }   # DATASET METHOD SEED; the method triplet:MACHINE is a triplet model
+plan() { PLAN+=("$1"$'\t'"$2"$'\t'"$3"); }   # DATASET METHOD SEED; the method triplet:MACHINE is a triplet model
 
 # quoted KEY=VALUE: in quotes for Hydra's parser, unless the value is a plain word or path.
 quoted() {
@@ -60,20 +60,20 @@ run_planned() {
   local run dataset method seed folder status command override
   local -a todo=() held=() failed=()
   for run in ${PLAN[@]+"${PLAN[@]}"}; do
-    read -r dataset method seed <<< "${run}"
+    IFS=$'\t' read -r dataset method seed <<< "${run}"
     folder="$(run_folder "${dataset}" "${method}" "${seed}")"
     # with OVERRIDES, src/train.py tells whether they are those of the finished run
     [[ -e "${folder}/all/done" && -z "${DRY_RUN:-}${OVERRIDES[*]-}" ]] && echo "finished already: ${folder}" || todo+=("${run}")
   done
   if [[ -z "${DRY_RUN:-}" ]]; then
     use_environment
-    mkdir -p "${RESULTS_DIR}"
+    mkdir -p -- "${RESULTS_DIR}"
     echo "${#todo[@]} of ${#PLAN[@]} runs to do, about $((${#todo[@]} * MB_PER_RUN)) MB in ${RESULTS_DIR}" \
-      "($(df -Pm "${RESULTS_DIR}" | awk 'NR == 2 { print $4 }') MB free)"
+      "($(df -Pm -- "${RESULTS_DIR}" | awk 'NR == 2 { print $4 }') MB free)"
   fi
   local left=${#todo[@]}
   for run in ${todo[@]+"${todo[@]}"}; do
-    read -r dataset method seed <<< "${run}"
+    IFS=$'\t' read -r dataset method seed <<< "${run}"
     case ${dataset} in
       folder:*) command=(dataset=folder "$(quoted dataset.name="${dataset#folder:}")") ;;
       *) command=(dataset="${dataset}") ;;
@@ -99,8 +99,8 @@ run_planned() {
     esac
   done
   PLAN=()
-  [[ ${#held[@]} == 0 ]] || printf 'held elsewhere: %s\n' "${held[@]}" >&2
-  [[ ${#failed[@]} == 0 ]] || { printf 'failed: %s\n' "${failed[@]}" >&2; FAILED=1; }
+  [[ ${#held[@]} == 0 ]] || printf 'held elsewhere: %s\n' "${held[@]//$'\t'/ }" >&2
+  [[ ${#failed[@]} == 0 ]] || { printf 'failed: %s\n' "${failed[@]//$'\t'/ }" >&2; FAILED=1; }
 }
 
 # report NAME METHOD...: the table over DATASETS and SEEDS; then the script ends, with status 1 if a run failed.
@@ -110,6 +110,6 @@ report() {
   local -a names=()
   for dataset in "${DATASETS[@]}"; do names+=("$(dataset_name "${dataset}")"); done
   python src/report.py --name "$1${PART:+_part}" --datasets "${names[@]}" --methods "${@:2}" --seeds "${SEEDS[@]}" \
-    --results-dir "${RESULTS_DIR}"
+    --results-dir="${RESULTS_DIR}"
   exit "${FAILED:-0}"
 }

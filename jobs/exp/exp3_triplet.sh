@@ -11,11 +11,12 @@ data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; the
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 for dataset in "${DATASETS[@]}"; do
-  for machine in $(facts "${dataset}" unlabeled); do
+  machines="$(facts "${dataset}" unlabeled)"   # one a line, of any name
+  while IFS= read -r machine; do
     for seed in "${SEEDS[@]}"; do
       plan "${dataset}" "triplet:${machine}" "${seed}"
     done
-  done
+  done <<< "${machines}"
 done
 run_planned
 exit "${FAILED:-0}"

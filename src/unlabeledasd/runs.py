@@ -113,7 +113,7 @@ class Run:
 
     def machines(self, version: str) -> list[str]:
         """Machines that have scores of `version`, sorted."""
-        return sorted(p.parent.parent.name for p in self.folder.glob(f"*/infer/version_{version}"))
+        return sorted(p.parent.name for p in self.folder.glob("*/infer") if (p / f"version_{version}").is_dir())
 
     @property
     def epochs(self) -> list[int]:
