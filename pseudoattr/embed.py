@@ -24,13 +24,14 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from run_settings import trained_extractor
+from run_settings import load_config, trained_extractor
 from settings import CONFIG_PATH, build, check_config, launch, pick_device, quiet_lightning, require_values, tell_errors
 from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError
 from unlabeledasd.labels import fingerprint, unlabeled_machines
 from unlabeledasd.runs import Run, read_npz, write_npz, writing_alone
 
+RUN_SETTINGS = ("data.", "trainer.", "precision=", "threads=")  # of OVERRIDES, those that triplet models have too
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -138,7 +139,7 @@ def make_teacher(config: DictConfig, machine: str, checkpoint: Path) -> None:
     # as in jobs/exp/common.sh: these settings go to teachers of every kind, the others to src/train.py alone
     overrides = os.environ.get("OVERRIDES", "").split()
     if teacher.script != "src/train.py":
-        overrides = [override for override in overrides if override.lstrip("+").startswith(("data.", "trainer."))]
+        overrides = [override for override in overrides if override.lstrip("+").startswith(RUN_SETTINGS)]
     command = [
         "python", teacher.script, *(given for given in HydraConfig.get().overrides.task if given.startswith("dataset")),
         *(quoted(key, value.replace("<machine>", machine)) for key, value in teacher.settings.items()),
@@ -175,7 +176,8 @@ def make_embedder(config: DictConfig, weights: Path):
     from unlabeledasd.embedders import OwnModel
 
     run = Run(weights.parents[2])
-    return OwnModel(trained_extractor(run), weights, config.source.teacher.unit_norm)
+    precision = load_config(run).get("precision", "32-true")
+    return OwnModel(trained_extractor(run), weights, config.source.teacher.unit_norm, precision=precision)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from settings import (
     CONFIG_PATH,
     build,
     check_config,
+    check_precision,
     launch,
     load_clips,
     pick_device,
@@ -62,6 +63,7 @@ def infer(config: DictConfig, run: Run) -> None:
     if record.is_file() and record.read_text(encoding="utf-8") != text:
         raise InputError(f"name={name}: {record} tells of other settings under this name; choose another")
 
+    check_precision(precision := config.precision or trained.precision)
     dataset = config.get("dataset") or trained.dataset
     root = Path(config.data_dir or trained.data_dir) / str(dataset.name) / "all" / "raw"
     table = load_clips(dataset, root, required=("test",))
@@ -71,7 +73,8 @@ def infer(config: DictConfig, run: Run) -> None:
         stem = version_name([epoch])
         extractor = evaluation.load_extractor(trained_extractor(run), run.checkpoint(epoch))
         embeddings = evaluation.embed(extractor, root, table.path.tolist(), dataset.channel, device=device,
-                                      num_workers=config.num_workers, description=f"epoch {epoch}")  # fmt: skip
+                                      num_workers=config.num_workers, description=f"epoch {epoch}",
+                                      precision=precision)  # fmt: skip
         scorers = [build(node) for node in config.scorer.values()]
         evaluation.score_machines(run, name, stem, table, embeddings, scorers, stored=run.scorers(stem))
     stem = version_name(epochs)

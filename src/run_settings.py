@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 # What may differ between two calls that go on with one run: it does not change what is computed.
 FREE_KEYS = {"data_dir", "results_dir", "run_dir", "label_dir", "check", "overwrite", "keep_all_checkpoints",
-             "data.root", "data.num_workers", "num_workers", "label.root", "label.folder", "label.command",
-             "trainer.log_every_n_steps"}  # fmt: skip
+             "data.root", "data.num_workers", "data.cache_gb", "num_workers", "label.root", "label.folder",
+             "label.command", "trainer.log_every_n_steps"}  # fmt: skip
 FREE_PREFIXES = ("trainer.accelerator", "trainer.devices", "trainer.logger")
+
+CHOICES = ("precision", "threads")  # that a machine makes when a run begins
 
 
 def deciding(config: DictConfig) -> dict[str, Any]:
@@ -70,6 +72,15 @@ def make_once(config: DictConfig, run: Run, train: Callable[[DictConfig, Run], N
             tell_finished(config, run)
         else:
             train(config, run)
+
+
+def keep_choices(config: DictConfig, run: Run) -> None:
+    """What is `auto` becomes what it was when the run began."""
+    if run.config.is_file() and not config.overwrite:
+        before = load_config(run)
+        for key in CHOICES:
+            if config[key] == "auto" and key in before:
+                config[key] = before[key]
 
 
 def save_config(config: DictConfig, run: Run) -> None:

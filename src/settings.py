@@ -36,13 +36,13 @@ RUNTIME_ARGUMENTS = {
     "model": {"n_classes"},
     "model.loss": {"embedding_size", "n_classes", "trainable"},
     "model.optimizer": {"params"},
-    "trainer": {"max_epochs", "callbacks", "plugins"},
+    "trainer": {"max_epochs", "callbacks", "plugins", "precision"},
 }
 
 # Least and greatest value of settings, whichever node has them; of lists, of each entry.
 RANGES = {
     "seed": (0, 2**32 - 1),
-    "num_workers": (0, math.inf), "channel": (0, math.inf), "sample_rate": (1, math.inf),
+    "num_workers": (0, math.inf), "cache_gb": (0, math.inf), "channel": (0, math.inf), "sample_rate": (1, math.inf),
     "n_ffts": (32, 2**16), "n_fft": (32, 2**16), "band_hz": (0, math.inf), "n_subclusters": (1, math.inf),
     "mixup_prob": (0, 1), "featex_prob": (0, 1), "noise_prob": (0, 1), "lr": (0, math.inf), "margin": (0, math.inf),
     "subspace_weight": (0, math.inf), "featex_weight": (0, math.inf), "stretch_ratios": (0.01, 100),
@@ -160,9 +160,34 @@ def load_clips(dataset: DictConfig, root: str | Path, required: Sequence[str] = 
     return table
 
 
+def use_hardware(config: DictConfig) -> None:
+    """Decide what is `auto`, tell it, and use it."""
+    import torch
+
+    from unlabeledasd import hardware
+
+    if config.precision == "auto":
+        config.precision = hardware.best_precision(pick_device(config.trainer.accelerator))
+    if config.threads == "auto":
+        config.threads = torch.get_num_threads()
+    check_precision(config.precision)
+    if type(config.threads) is not int or config.threads < 1:
+        raise InputError(f"threads={config.threads}: allowed are auto and numbers from 1")
+    torch.set_num_threads(config.threads)
+    hardware.keep_memory()
+    print(f"precision {config.precision}, threads {config.threads}")
+
+
+def check_precision(precision: str) -> None:
+    from unlabeledasd.hardware import PRECISIONS
+
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision}: allowed are auto, {', '.join(PRECISIONS)}")
+
+
 def fit(
     run: Run,
-    trainer: DictConfig,
+    config: DictConfig,
     module: "pl.LightningModule",
     data: "pl.LightningDataModule",
     epochs: list[int],
@@ -174,7 +199,8 @@ def fit(
     kept = list(range(1, epochs[-1] + 1)) if keep_all else epochs
     callbacks = [training.StopAtNonFiniteLoss(run), training.KeepEpochs(run, kept),
                  training.ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]  # fmt: skip
-    made = build(trainer, max_epochs=epochs[-1], callbacks=callbacks, plugins=[training.CheckpointWriter()])
+    made = build(config.trainer, max_epochs=epochs[-1], callbacks=callbacks, precision=config.precision,
+                 plugins=[training.CheckpointWriter()])  # fmt: skip
     if lacking := [epoch for epoch in epochs if not is_whole(run.checkpoint(epoch))]:
         for path in (run.checkpoint(epoch) for epoch in lacking):
             if path.exists():

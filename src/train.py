@@ -14,7 +14,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from run_settings import make_once, save_config, settings_hash, tell_finished
+from run_settings import keep_choices, make_once, save_config, settings_hash, tell_finished
 from settings import (
     CONFIG_PATH,
     build,
@@ -25,6 +25,7 @@ from settings import (
     quiet_lightning,
     require_values,
     tell_errors,
+    use_hardware,
 )
 from unlabeledasd.errors import InputError
 from unlabeledasd.runs import Run, version_name
@@ -35,6 +36,7 @@ from unlabeledasd.runs import Run, version_name
 def main(config: DictConfig) -> None:
     require_values(config)
     run = Run(config.run_dir)
+    keep_choices(config, run)
     if run.is_done and not config.check and not config.overwrite:
         tell_finished(config, run)  # before torch is imported: a grid of finished runs passes quickly
         return
@@ -80,13 +82,14 @@ def train(config: DictConfig, run: Run) -> None:
     from unlabeledasd.labels import Labels
 
     quiet_lightning()
+    use_hardware(config)
     table, labels, module, data = prepare(config)
     save_config(config, run)
     if run.labels.is_file() and Labels.load(run.labels) != labels:
         raise InputError(f"{run.labels}: other labels than the clips have now; overwrite=true trains anew")
     labels.save(run.labels)
     epochs = list(config.score_epochs)
-    trainer = fit(run, config.trainer, module, data, epochs, config.keep_all_checkpoints)
+    trainer = fit(run, config, module, data, epochs, config.keep_all_checkpoints)
     for epoch in epochs:
         version = version_name([epoch])
         if not run.scorers(version).is_file():
@@ -94,6 +97,7 @@ def train(config: DictConfig, run: Run) -> None:
             embeddings = evaluation.embed(
                 extractor, Path(config.data.root), table.path.tolist(), config.data.channel,
                 num_workers=config.data.num_workers, device=trainer.strategy.root_device, description=f"epoch {epoch}",
+                precision=config.precision,
             )  # fmt: skip
             scorers = [build(node) for node in config.scorer.values()]
             evaluation.score_machines(run, version, version, table, embeddings, scorers)

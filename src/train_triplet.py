@@ -10,7 +10,7 @@ Exit status: 0 done, 1 error, 3 another process works on this run.
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from run_settings import make_once, save_config, settings_hash, tell_finished
+from run_settings import keep_choices, make_once, save_config, settings_hash, tell_finished
 from settings import (
     CONFIG_PATH,
     build,
@@ -21,6 +21,7 @@ from settings import (
     quiet_lightning,
     require_values,
     tell_errors,
+    use_hardware,
 )  # fmt: skip
 from unlabeledasd.errors import InputError
 from unlabeledasd.runs import Run
@@ -31,6 +32,7 @@ from unlabeledasd.runs import Run
 def main(config: DictConfig) -> None:
     require_values(config)
     run = Run(config.run_dir)
+    keep_choices(config, run)
     if run.is_done and not config.overwrite:
         tell_finished(config, run)
         return
@@ -43,6 +45,7 @@ def train(config: DictConfig, run: Run) -> None:
     from pytorch_lightning import seed_everything
 
     quiet_lightning()
+    use_hardware(config)
     if type(config.epochs) is not int or config.epochs < 1:
         raise InputError(f"epochs={config.epochs}: a number of epochs, at least 1")
     table = load_clips(config.dataset, config.data.root, required=("train",))
@@ -50,7 +53,7 @@ def train(config: DictConfig, run: Run) -> None:
     module = build(config.model)
     data = build(config.data, table=table, n_samples=module.extractor.n_samples)
     save_config(config, run)
-    fit(run, config.trainer, module, data, [config.epochs])
+    fit(run, config, module, data, [config.epochs])
     checkpoint = run.require(run.checkpoint(config.epochs))
     run.mark_done(settings_hash(config))
     print(f"triplet model: {checkpoint}")

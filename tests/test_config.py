@@ -126,7 +126,8 @@ def test_published_settings():
         assert config.model.subspace_weight == weight
         assert config.model.loss.n_subclusters == 16
         assert config.model.mixup_prob == 0.5
-        assert config.model.optimizer == {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3}
+        optimizer = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 1e-3, "fused": True}
+        assert config.model.optimizer == optimizer  # weight decay by default
         assert (config.data.batch_size, config.dataset.clip_seconds) == (64, 18)
         assert config.score_epochs == [12, 14, 16]
         assert config.model.extractor.time_mean_removed == []

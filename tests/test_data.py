@@ -7,6 +7,7 @@ from conftest import write_wav
 from unlabeledasd.data import ClipDataModule, ShuffledClips
 from unlabeledasd.errors import InputError
 from unlabeledasd.labels import Labels
+from unlabeledasd.waveforms import fit_length, tiled_window
 
 
 @pytest.mark.parametrize(("n", "batch_size", "kept"), [(10, 4, 10), (9, 4, 8), (8, 4, 8), (3, 64, 3)])
@@ -63,6 +64,32 @@ def test_batches_do_not_depend_on_workers(clips):
     for (wave, label), (other_wave, other_label) in zip(batches(clips), batches(clips, num_workers=2), strict=True):
         assert torch.equal(wave, other_wave)
         assert torch.equal(label, other_label)
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_cache_on_the_device_gives_the_same_batches(clips, tiled):
+    def batches(cached):
+        data = ClipDataModule(*clips, n_samples=100, batch_size=4)
+        data.dataset.fit = tiled_window if tiled else fit_length
+        if cached:
+            data.fill_cache(torch.device("cpu"))
+            assert data.cache is not None
+        return [data.transfer_batch_to_device(batch, torch.device("cpu"), 0) for batch in data.train_dataloader()]
+
+    for (wave, label), (other_wave, other_label) in zip(batches(True), batches(False), strict=True):
+        assert wave.dtype == torch.int16
+        assert torch.equal(wave, other_wave)
+        assert torch.equal(label, other_label)
+
+
+@pytest.mark.parametrize("reason", ["too large", "a float clip"])
+def test_no_cache(clips, reason):
+    if reason == "a float clip":
+        write_wav(clips[0] / "fan/train/5.wav", subtype="FLOAT")
+    data = ClipDataModule(*clips, n_samples=100, batch_size=4, cache_gb=1e-6 if reason == "too large" else 1)
+    data.fill_cache(torch.device("cpu"))
+    assert data.cache is None
+    assert next(iter(data.train_dataloader()))[0].shape == (4, 100)
 
 
 def test_a_float_clip_makes_its_batch_float(clips):

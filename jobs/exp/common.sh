@@ -85,7 +85,7 @@ run_planned() {
     command+=(seed="${seed}" "$(quoted data_dir="${DATA_DIR}")" "$(quoted results_dir="${RESULTS_DIR}")")
     [[ "${method}" != pattr_* || "${LABEL_DIR}" == pseudoattr/label ]] || command+=("$(quoted label_dir="${LABEL_DIR}")")
     for override in ${OVERRIDES[@]+"${OVERRIDES[@]}"}; do
-      [[ "${method}" == triplet:* && ! "${override}" =~ ^\+*(dataset|data|trainer)\. ]] || command+=("${override}")
+      [[ "${method}" == triplet:* && ! "${override}" =~ ^\+*(dataset\.|data\.|trainer\.|precision=|threads=) ]] || command+=("${override}")
     done
     printf '%q ' "${command[@]}" && echo
     [[ -z "${DRY_RUN:-}" ]] || continue

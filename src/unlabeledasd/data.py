@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from unlabeledasd.cache import ClipCache
 from unlabeledasd.errors import InputError
 from unlabeledasd.labels import Labels
 from unlabeledasd.waveforms import fit_length, read_clip, tiled_window, to_float
@@ -73,7 +75,50 @@ class ShuffledClips(Sampler):
         yield from zip(order[: len(self)].tolist(), positions.tolist(), strict=False)
 
 
-class ClipDataModule(pl.LightningDataModule):
+class ClipBatches(pl.LightningDataModule):
+    """Batches (waveforms, class indices) of a dataset in a sampler's order.
+
+    On a device that is not the CPU, up to `cache_gb` of 16-bit clips stay there and windows are cut there. (On a
+    CPU the operating system keeps files that it has read in memory.)
+    """
+
+    def __init__(self, dataset: ClipDataset, sampler: Sampler, batch_size: int, num_workers: int, cache_gb: float):
+        super().__init__()
+        self.dataset, self.sampler, self.batch_size = dataset, sampler, batch_size
+        self.num_workers, self.cache_gb = num_workers, cache_gb
+        self.cache: ClipCache | None = None
+
+    def train_dataloader(self) -> DataLoader:
+        if self.cache is None and self.trainer and (device := self.trainer.strategy.root_device).type != "cpu":
+            self.fill_cache(device)
+        if self.cache:
+            return DataLoader(Places(self.dataset.classes), self.batch_size, sampler=self.sampler)
+        return DataLoader(self.dataset, self.batch_size, sampler=self.sampler, collate_fn=collate,
+                          num_workers=self.num_workers, persistent_workers=self.num_workers > 0)  # fmt: skip
+
+    def fill_cache(self, device: torch.device) -> None:
+        clips = self.dataset
+        self.cache = ClipCache.read(clips.root, clips.paths, clips.channel, device, 1e9 * self.cache_gb)
+
+    def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        if self.cache is None:
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
+        index, position, classes = batch
+        tiled = self.dataset.fit is tiled_window
+        return self.cache.windows(index, position, self.dataset.n_samples, tiled), classes.to(device, non_blocking=True)
+
+
+class Places(Dataset):
+    """The item (index, position) with its class, in place of its waveform."""
+
+    def __init__(self, classes: np.ndarray):
+        self.classes = classes
+
+    def __getitem__(self, item: tuple[int, float]) -> tuple[int, float, int]:
+        return (*item, self.classes[item[0]])
+
+
+class ClipDataModule(ClipBatches):
     """The training clips of all machines together, in shuffled batches."""
 
     def __init__(
@@ -85,21 +130,16 @@ class ClipDataModule(pl.LightningDataModule):
         channel: int | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
+        cache_gb: float = 8.0,
         seed: int = 0,
     ):
-        super().__init__()
         if batch_size < 2:
             raise InputError(f"batch_size={batch_size}: at least 2, batch norm cannot take a single clip")
         paths = table.path[table.split == "train"].tolist()
         if len(paths) < 2:
             raise InputError(f"{root}: {len(paths)} training clip(s), at least 2 are needed")
-        self.dataset = ClipDataset(Path(root), paths, labels.of(paths), n_samples, channel)
-        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-
-    def train_dataloader(self) -> DataLoader:
-        sampler = ShuffledClips(len(self.dataset), self.batch_size, self.seed)
-        return DataLoader(self.dataset, self.batch_size, sampler=sampler, collate_fn=collate,
-                          num_workers=self.num_workers, persistent_workers=self.num_workers > 0)  # fmt: skip
+        dataset = ClipDataset(Path(root), paths, labels.of(paths), n_samples, channel)
+        super().__init__(dataset, ShuffledClips(len(paths), batch_size, seed), batch_size, num_workers, cache_gb)
 
 
 class TripletClips(Sampler):
@@ -132,7 +172,7 @@ class TripletClips(Sampler):
             yield from zip(map(int, batch), rng.random(len(batch)).tolist(), strict=True)
 
 
-class TripletDataModule(pl.LightningDataModule):
+class TripletDataModule(ClipBatches):
     """Batches of one machine and all others; class 1 is the machine. Each clip is a random window of its repetition."""
 
     def __init__(
@@ -144,9 +184,9 @@ class TripletDataModule(pl.LightningDataModule):
         channel: int | None = None,
         batch_size: int = 64,
         num_workers: int = 0,
+        cache_gb: float = 8.0,
         seed: int = 0,
     ):
-        super().__init__()
         if batch_size < 4 or batch_size % 2:
             raise InputError(f"batch_size={batch_size}: an even number from 4, half of it clips of the machine")
         training = table[table.split == "train"]
@@ -158,10 +198,6 @@ class TripletDataModule(pl.LightningDataModule):
                 f"2 and 1 are needed (machines: {', '.join(table.machine.unique())})"
             )
         classes = np.array([1] * len(own) + [0] * len(others))
-        self.dataset = ClipDataset(Path(root), own + others, classes, n_samples, channel, tiled_window)
-        self.sampler = TripletClips(len(own), len(others), batch_size, seed)
-        self.batch_size, self.num_workers = batch_size, num_workers
-
-    def train_dataloader(self) -> DataLoader:
-        return DataLoader(self.dataset, self.batch_size, sampler=self.sampler, collate_fn=collate,
-                          num_workers=self.num_workers, persistent_workers=self.num_workers > 0)  # fmt: skip
+        dataset = ClipDataset(Path(root), own + others, classes, n_samples, channel, tiled_window)
+        sampler = TripletClips(len(own), len(others), batch_size, seed)
+        super().__init__(dataset, sampler, batch_size, num_workers, cache_gb)

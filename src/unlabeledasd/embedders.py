@@ -31,16 +31,17 @@ OPENL3_SOURCE = (
 class Embedder:
     """An extractor with `n_samples` and `extractor(wave (B, n_samples)) -> (embedding (B, D), ...)`, over files."""
 
-    def __init__(self, extractor: nn.Module, description: str, batch_size: int = 16, unit_norm: bool = False):
+    def __init__(self, extractor: nn.Module, description: str, batch_size: int = 16, unit_norm: bool = False,
+                 precision: str = "32-true"):  # fmt: skip
         self.extractor, self.description = extractor, description
-        self.batch_size, self.unit_norm = batch_size, unit_norm
+        self.batch_size, self.unit_norm, self.precision = batch_size, unit_norm, precision
 
     def embed(
         self, root: Path, paths: list[str], channel: int | None = None, device: str | torch.device = "cpu"
     ) -> np.ndarray:
         """Embeddings (N, D) float32 of the clips `root/path`, in the order of `paths`."""
         embeddings = evaluation.embed(self.extractor, Path(root), paths, channel, self.batch_size, device=device,
-                                      description=self.description)  # fmt: skip
+                                      description=self.description, precision=self.precision)  # fmt: skip
         if self.unit_norm:
             embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True).clip(min=1e-12)
         return embeddings
@@ -89,9 +90,10 @@ class OwnModel(Embedder):
     """The embedding of a finished run: its extractor and a checkpoint that it kept. unit_norm: each on the unit
     sphere, as the losses and scorers see them."""
 
-    def __init__(self, extractor: nn.Module, checkpoint: str | Path, unit_norm: bool = False, batch_size: int = 16):
+    def __init__(self, extractor: nn.Module, checkpoint: str | Path, unit_norm: bool = False, batch_size: int = 16,
+                 precision: str = "32-true"):  # fmt: skip
         extractor = evaluation.load_extractor(extractor, Path(checkpoint))
-        super().__init__(extractor, "own model", batch_size, unit_norm)
+        super().__init__(extractor, "own model", batch_size, unit_norm, precision)
 
 
 class Resampled(nn.Module):

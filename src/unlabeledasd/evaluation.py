@@ -47,8 +47,9 @@ def embed(
     num_workers: int = 0,
     device: str | torch.device = "cpu",
     description: str = "embedding",
+    precision: str = "32-true",
 ) -> np.ndarray:
-    """Raw embeddings (N, D) float32 of clips, each from its first samples."""
+    """Raw embeddings (N, D) float32 of clips, each from its first samples; precision: 32-true or bf16-mixed."""
     dataset = ClipDataset(root, paths, np.zeros(len(paths), dtype=int), extractor.n_samples, channel)
     items = [(i, 0.0) for i in range(len(paths))]
     loader = DataLoader(dataset, batch_size, sampler=items, collate_fn=collate, num_workers=num_workers)
@@ -56,9 +57,11 @@ def embed(
     embeddings = []
     with torch.inference_mode(), tqdm(total=len(paths), desc=description, unit="clip", leave=False) as bar:
         for wave, _ in loader:
-            embeddings.append(extractor(to_float(wave.to(device)))[0].cpu())
+            wave = wave.to(device)
+            with torch.autocast(wave.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                embeddings.append(extractor(to_float(wave))[0])
             bar.update(len(wave))
-    return torch.cat(embeddings).numpy()
+    return torch.cat(embeddings).cpu().numpy()
 
 
 def flags(column: pd.Series, value: str) -> pd.Series:

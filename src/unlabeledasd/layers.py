@@ -143,7 +143,7 @@ class NormalizedPooling(Function):
 
 
 class NormReluConv(Function):
-    """x (B, C, H, W) -> (skip, conv2d(relu(n), weight, padding 1)) with n = batch_norm(x) by the statistics of the batch.
+    """x (B, C, H, W) -> (skip, conv2d(relu(n), weight, padding 1)), n = batch_norm(x) by the statistics of the batch.
 
     skip is n, or n after MaxPool2d(3, 2, padding 1) where the convolution has stride 2. Of the tensors of this size
     x alone is kept; n and relu(n) are computed again for the gradient.

@@ -48,9 +48,12 @@ class DiscriminativeModule(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         wave, labels = batch
-        soft_labels = F.one_hot(labels, self.n_classes).float()
+        # F.one_hot would wait for a GPU
+        soft_labels = (labels[:, None] == torch.arange(self.n_classes, device=labels.device)).float()
         wave, soft_labels = mixup(to_float(wave), soft_labels, self.mixup_prob, self.generator)
-        losses = self.losses(*self.extractor(wave), soft_labels)
+        embedding, branches = self.extractor(wave)
+        with torch.autocast(wave.device.type, enabled=False):
+            losses = self.losses(embedding, branches, soft_labels)
         total = sum(losses.values())
         self.log("loss", total, on_step=True, on_epoch=True, batch_size=len(wave))
         self.log_dict({f"loss/{name}": value for name, value in losses.items()}, on_step=False, on_epoch=True,
