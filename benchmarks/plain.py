@@ -4,8 +4,8 @@ workers.
 
   python benchmarks/plain.py FOLDER [--method subloss_0256_4096] [--batches 4] [--workers 2]
 
-Trains on the wav files of FOLDER, each a class of its own machine by the first letter of its name; prints JSON: the
-seconds of each step after the first, and the peak of anonymous memory.
+Trains on FOLDER/<machine>/train/*.wav, one class per machine; prints JSON: the seconds of each step after the first,
+and the peak of anonymous memory.
 """
 
 import argparse
@@ -27,9 +27,10 @@ SECONDS, RATE, BATCH, SUBCLUSTERS = 18, 16000, 64, 16
 
 class Clips(Dataset):
     def __init__(self, folder: Path):
-        self.files = sorted(folder.rglob("*.wav"))
-        names = sorted({file.name[0] for file in self.files})
-        self.labels = [names.index(file.name[0]) for file in self.files]
+        self.files = sorted(folder.glob("*/train/*.wav"))
+        machines = [file.parents[1].name for file in self.files]
+        names = sorted(set(machines))
+        self.labels = [names.index(machine) for machine in machines]
         self.n_classes = len(names)
 
     def __len__(self):

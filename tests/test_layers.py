@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from unlabeledasd.layers import Stem, channel_statistics, image_gradient
+from unlabeledasd.batch_norm import channel_statistics, pooled_statistics
+from unlabeledasd.layers import Stem, image_gradient
 from unlabeledasd.networks import ResidualBlock
 
 
@@ -106,7 +107,23 @@ def test_statistics_keep_their_digits(dtype):
     """Far from zero and over a million numbers per channel, where adding up one by one in float32 goes astray."""
     torch.manual_seed(0)
     x = (3 + torch.randn(8, 16, 400, 300)).to(dtype).to(memory_format=torch.channels_last)
-    mean, var = channel_statistics(x)
+    parts = x.split(3)
+    mean, var = pooled_statistics(parts, list(map(channel_statistics, parts)))
     assert mean.dtype == var.dtype == torch.float32
-    torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3)), rtol=3e-5, atol=0)
     torch.testing.assert_close(var.double(), x.double().var((0, 2, 3), correction=0), rtol=1e-3, atol=0)
+
+
+def test_parts_of_a_batch_give_what_the_whole_batch_gives(monkeypatch):
+    """However many clips are worked on at a time."""
+    torch.manual_seed(0)
+    image = torch.randn(7, 1, 40, 31, dtype=torch.float64)
+    layers = nn.Sequential(Stem(16, kernel=7), ResidualBlock(16, 32, 2), ResidualBlock(32, 32, 1)).double()
+    found = []
+    for part_bytes in (1, 50_000, 1 << 30):
+        monkeypatch.setattr("unlabeledasd.layers.PART_BYTES", part_bytes)
+        net = copy.deepcopy(layers)
+        net(image).square().sum().backward()
+        found.append([*(p.grad for p in net.parameters()), *net.buffers()])
+    torch.testing.assert_close(found[0], found[2])
+    torch.testing.assert_close(found[1], found[2])

@@ -1,10 +1,8 @@
 """Layers of the STFT branches that compute the same function as PyTorch's, in less time and memory.
 
-Stem: batch norm and ReLU wait until the pooling has left a quarter of the positions, and the gradient of the image is
-found by a convolution. norm_relu_conv: what follows from its input by cheap steps is not kept but computed again.
+Some clips at a time go through all layers up to the next batch norm, whose statistics need every clip: less memory,
+and what stays in the cache. What cheap steps make again from a tensor that is kept is not kept for the gradient.
 """
-
-import math
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +10,23 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-STRIDE = 2  # of the convolution
-POOL = (3, 2)  # kernel, stride
-CLIPS = 8  # that are treated together, where a whole batch would take much memory
+from unlabeledasd.batch_norm import (
+    add_affine_,
+    affine,
+    channel_statistics,
+    channel_sums,
+    count,
+    normalize,
+    normalize_gradients,
+    of_normalize,
+    of_statistics,
+    pooled_statistics,
+    update,
+)
+
+PART_BYTES = 16 << 20  # of a tensor, that are worked on at a time on a CPU
 PAIR = {2: torch.int32, 4: torch.int64, 8: torch.complex128}  # two numbers of so many bytes, as one
+aten = torch.ops.aten
 
 
 class Stem(nn.Module):
@@ -24,78 +35,81 @@ class Stem(nn.Module):
 
     def __init__(self, channels: int, kernel: int):
         super().__init__()
-        self.conv = nn.Conv2d(1, channels, kernel, STRIDE, bias=False)
+        self.conv = nn.Conv2d(1, channels, kernel, 2, bias=False)
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, image: Tensor) -> Tensor:
-        norm, dtype = self.norm, convolution_dtype(image)
-        # Channels that batch norm turns over are turned over here: then the maximum commutes with what follows.
+        image, norm = in_layout(image), self.norm
+        # Channels that batch norm turns over are turned over here: then it can wait until after the pooling.
         sign = torch.where(norm.weight < 0, -1.0, 1.0)
-        kernel = (self.conv.weight * sign.view(-1, 1, 1, 1)).to(dtype, memory_format=torch.channels_last)
-        x = ImageConvolution.apply(image.to(dtype, memory_format=torch.channels_last), kernel)
+        kernel, weight = self.conv.weight * sign.view(-1, 1, 1, 1), norm.weight * sign
         if self.training:
-            with torch.no_grad():  # NormalizedPooling has their gradients
-                mean, var = channel_statistics(x)
-                n = x.numel() // x.shape[1]
-                norm.num_batches_tracked += 1
-                norm.running_mean.lerp_(mean * sign, norm.momentum)
-                norm.running_var.lerp_(var * (n / (n - 1)), norm.momentum)
-            return NormalizedPooling.apply(x, norm.weight * sign, norm.bias, mean, var, norm.eps)
-        scale = norm.weight * sign * (norm.running_var + norm.eps).rsqrt()
-        shift = norm.bias - norm.running_mean * sign * scale
-        pooled = F.max_pool2d(x, *POOL)
-        return affine(pooled, scale, shift).relu()
+            return StemFunction.apply(image, norm, sign, kernel, weight, norm.bias)
+        scale = weight * (norm.running_var + norm.eps).rsqrt()
+        pooled = F.max_pool2d(F.conv2d(image, kernel.to(image.dtype), stride=2), 3, 2)
+        return affine(pooled, scale, norm.bias - norm.running_mean * sign * scale).relu()
 
 
-def norm_relu_conv(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Conv2d) -> tuple[Tensor, Tensor]:
-    """x (B, C, H, W) -> (skip, conv(relu(norm(x)))); skip is norm(x), pooled as the convolution strides."""
-    if norm.training:
-        norm.num_batches_tracked += 1
-        dtype = convolution_dtype(x)
-        weight = conv.weight.to(dtype, memory_format=torch.channels_last)
-        return NormReluConv.apply(x.to(dtype), weight, norm, norm.weight, norm.bias, conv.stride[0])
-    n = norm(x)
-    skip = n if conv.stride[0] == 1 else F.max_pool2d(n, 3, conv.stride, padding=1)
-    return skip, conv(F.relu(n))
+class StemFunction(Function):
+    """Training of a Stem whose batch norm has no negative weight, so that ReLU, batch norm and maximum commute.
 
-
-def convolution_dtype(x: Tensor) -> torch.dtype:
-    """The precision in which autocast would convolve x."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
-class ImageConvolution(Function):
-    """conv2d(image (B, 1, H, W), weight (C, 1, k, k), stride 2).
-
-    The gradient of the image at (2 a + p, 2 b + q) takes the taps of parity (p, q) alone: a convolution of stride 1
-    with four outputs, one per (p, q), which libraries compute faster than the transposed convolution of stride 2.
+    Batch norm and ReLU see the pooled quarter of the positions. Only positions that were the maximum of a window have
+    a gradient of their own; the statistics add one multiple of the convolution and one constant per channel.
     """
 
     @staticmethod
-    def forward(ctx, image: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(image, weight)
-        return F.conv2d(image, weight, stride=STRIDE)
+    def forward(
+        ctx, image: Tensor, norm: nn.BatchNorm2d, sign: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        kernel = kernel.to(image.dtype, memory_format=torch.channels_last)
+        with torch.autocast(image.device.type, enabled=False):
+            ctx.clips = clips_at_once(image, len(kernel) / 4)
+            convolved, pooled, moments = [], [], []
+            for part in image.split(ctx.clips):
+                convolved.append(F.conv2d(part, kernel, stride=2))
+                moments.append(channel_statistics(convolved[-1]))
+                pooled.append(F.max_pool2d(convolved[-1], 3, 2))
+            mean, var = pooled_statistics(convolved, moments)
+            update(norm, mean * sign, var, sum(map(count, convolved)))
+            invstd = (var + norm.eps).rsqrt()
+            scale = weight * invstd
+            pooled = torch.cat(pooled)
+            out = affine(pooled, scale, bias - mean * scale).relu_()
+        ctx.save_for_backward(image, kernel, pooled, out, scale, mean, invstd, *convolved)
+        return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor]:
-        image, weight = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_weight = torch.ops.aten.convolution_backward(
-            grad, image, weight, None, [STRIDE] * 2, [0, 0], [1, 1], False, [0, 0], 1, [False, True, False]
-        )[1]
-        grad_image = image_gradient(grad, weight, image.shape) if ctx.needs_input_grad[0] else None
-        return grad_image, grad_weight
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        image, kernel, pooled, out, scale, mean, invstd, *convolved = ctx.saved_tensors
+        grad = aten.threshold_backward(grad, out, 0)
+        grad_bias = channel_sums(grad)
+        grad_weight = (channel_sums(grad * pooled) - mean * grad_bias) * invstd
+        constant, slope = of_statistics(scale, mean, invstd, grad_weight, grad_bias, sum(map(count, convolved)))
+        grad = grad * scale.to(grad.dtype).view(-1, 1, 1)
+        grad_kernel, grad_image = torch.zeros_like(kernel, dtype=scale.dtype), torch.empty_like(image)
+        parts = zip(image.split(ctx.clips), convolved, grad.split(ctx.clips), grad_image.split(ctx.clips), strict=True)
+        for part, x, grad_part, grad_image_part in parts:
+            indices = F.max_pool2d(x, 3, 2, return_indices=True)[1]
+            grad_x = aten.max_pool2d_with_indices_backward(grad_part, x, [3, 3], [2, 2], [0, 0], [1, 1], False, indices)
+            add_affine_(grad_x, x, slope, constant)
+            grad_kernel += convolution_gradients(grad_x, part, kernel, 2, 0, image=False)[1]
+            grad_image_part.copy_(image_gradient(grad_x, kernel, part.shape))
+        return grad_image, None, None, grad_kernel, grad_weight, grad_bias
 
 
-def image_gradient(grad: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
-    """grad (B, C, H', W') of conv2d(image, weight, stride 2) -> gradient of the image, of `shape` (B, 1, H, W)."""
-    taps = -(-weight.shape[-1] // 2)  # per parity
-    missing = 2 * taps - weight.shape[-1]
-    kernel = F.pad(weight, (0, missing, 0, missing)).view(-1, taps, 2, taps, 2)  # (C, tap, p, tap, q)
-    kernel = kernel.permute(2, 4, 0, 1, 3).flip(3, 4).flatten(0, 1)  # (4, C, tap, tap)
-    parities = F.conv2d(grad, kernel.contiguous(memory_format=torch.channels_last), padding=taps - 1)
+def image_gradient(grad: Tensor, kernel: Tensor, shape: torch.Size) -> Tensor:
+    """grad (B, C, H', W') of conv2d(image, kernel (C, 1, k, k), stride 2) -> gradient of the image, of `shape`
+    (B, 1, H, W).
+
+    The gradient at (2 a + p, 2 b + q) takes the taps of parity (p, q) alone: a convolution of stride 1 with four
+    outputs, one per (p, q), which a CPU computes faster than the transposed convolution of stride 2.
+    """
+    taps = -(-kernel.shape[-1] // 2)  # per parity
+    missing = 2 * taps - kernel.shape[-1]
+    by_parity = F.pad(kernel, (0, missing, 0, missing)).view(-1, taps, 2, taps, 2)  # (C, tap, p, tap, q)
+    by_parity = by_parity.permute(2, 4, 0, 1, 3).flip(3, 4).flatten(0, 1)  # (4, C, tap, tap)
+    parities = F.conv2d(grad, by_parity.contiguous(memory_format=torch.channels_last), padding=taps - 1)
     parities = parities.permute(0, 2, 3, 1).contiguous()  # (B, a, b, (p, q))
     pairs = parities.view(PAIR[parities.element_size()]).transpose(2, 3)  # (B, a, p, b); q stays with its b
     rows = pairs.contiguous().view(parities.dtype).flatten(1, 2)  # (B, (a, p), (b, q))
@@ -104,114 +118,135 @@ def image_gradient(grad: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
     return rows[:, None, :height, :width]
 
 
-class NormalizedPooling(Function):
-    """relu(batch_norm(max_pool(x))) with the statistics of x (B, C, H, W) before pooling; equal to
-    max_pool(relu(batch_norm(x))) as long as no weight is negative.
+class ResidualFunction(Function):
+    """Training of a residual block, networks.ResidualBlock: x (B, C, H, W) -> out.
 
-    weight, bias, mean, var: (C,) float. Only the positions that were the maximum of a window have a gradient of
-    their own; what the statistics add to the others is one multiple of x and one constant per channel.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
-        invstd = (var + eps).rsqrt()
-        scale = weight * invstd
-        pooled = F.max_pool2d(x, *POOL)
-        out = affine(pooled, scale, bias - mean * scale).relu_()
-        ctx.save_for_backward(x, pooled, out, scale, mean, invstd)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, pooled, out, scale, mean, invstd = ctx.saved_tensors
-        grad = torch.ops.aten.threshold_backward(grad, out, 0)
-        grad_bias = channel_sums(grad)
-        grad_weight = (channel_sums(grad * pooled) - mean * grad_bias) * invstd
-        n = x.numel() // x.shape[1]
-        slope = -scale * invstd * grad_weight / n
-        constant = -scale * grad_bias / n - slope * mean
-        grad *= scale.to(grad.dtype).view(-1, 1, 1)
-        pooling = [POOL[0]] * 2, [POOL[1]] * 2, [0, 0], [1, 1], False
-        # Some clips at a time, in place of x, which nothing else needs: this is where memory would peak.
-        for part, grad_part in zip(x.split(CLIPS), grad.split(CLIPS), strict=True):
-            indices = F.max_pool2d(part, *POOL, return_indices=True)[1]
-            of_maxima = torch.ops.aten.max_pool2d_with_indices_backward(grad_part, part, *pooling, indices)
-            rows, slopes, constants = in_rows(part, slope, constant)
-            torch.addcmul(constants, rows, slopes, out=rows).add_(in_rows(of_maxima)[0])
-        return x, grad_weight, grad_bias, None, None, None
-
-
-class NormReluConv(Function):
-    """x (B, C, H, W) -> (skip, conv2d(relu(n), weight, padding 1)), n = batch_norm(x) by the statistics of the batch.
-
-    skip is n, or n after MaxPool2d(3, 2, padding 1) where the convolution has stride 2. Of the tensors of this size
-    x alone is kept; n and relu(n) are computed again for the gradient.
+    With n = BN(x): convolved = conv(relu(n)); inner = inner_conv(relu(inner BN(convolved))); out = inner x gates + n,
+    or + skip_conv(max_pool(n)). Kept are x, convolved, inner and the statistics.
     """
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, weight: Tensor, norm: nn.BatchNorm2d, norm_weight: Tensor, norm_bias: Tensor, stride: int
-    ):
-        # norm_weight, norm_bias: those of norm, here to have gradients
-        n, mean, invstd = torch.native_batch_norm(
-            x, norm_weight, norm_bias, norm.running_mean, norm.running_var, True, norm.momentum, norm.eps
-        )
-        ctx.stride, ctx.eps = stride, norm.eps
-        out = F.conv2d(n.relu(), weight, None, stride, 1)
-        indices = None
-        if stride > 1:
-            n, indices = F.max_pool2d(n, 3, stride, 1, return_indices=True)
-        ctx.save_for_backward(x, weight, norm_weight, norm_bias, mean, invstd, indices)
-        return n, out
+        ctx, x: Tensor, norm: nn.BatchNorm2d, inner_norm: nn.BatchNorm2d, stride: int, squeeze: Tensor, excite: Tensor,
+        weight: Tensor, bias: Tensor, inner_weight: Tensor, inner_bias: Tensor, *kernels: Tensor,
+    ) -> Tensor:  # fmt: skip
+        # weights and biases are those of the norms, here to have gradients
+        kernels = [kernel.to(x.dtype, memory_format=torch.channels_last) for kernel in kernels]
+        kernel, inner_kernel, *skip_kernel = kernels
+        with torch.autocast(x.device.type, enabled=False):
+            ctx.clips, ctx.stride, ctx.eps = clips_at_once(x), stride, norm.eps
+            parts = x.split(ctx.clips)
+            outer = *pooled_statistics(parts, list(map(channel_statistics, parts))), weight, bias
+            update(norm, *outer[:2], count(x))
+            convolved, moments = [], []
+            for part in parts:
+                convolved.append(F.conv2d(normalize(part, *outer, norm.eps).relu_(), kernel, None, stride, 1))
+                moments.append(channel_statistics(convolved[-1]))
+            middle = *pooled_statistics(convolved, moments), inner_weight, inner_bias
+            update(inner_norm, *middle[:2], sum(map(count, convolved)))
+            inner, gates, out = [], [], []
+            for part, h in zip(parts, convolved, strict=True):
+                r = F.conv2d(normalize(h, *middle, norm.eps).relu_(), inner_kernel, padding=1)
+                means = r.sum((2, 3), dtype=squeeze.dtype) / r.shape[2:].numel()
+                hidden = F.relu(means @ squeeze.T)
+                gate = torch.sigmoid(hidden @ excite.T)
+                n = normalize(part, *outer, norm.eps)
+                skip = F.conv2d(F.max_pool2d(n, 3, stride, 1), *skip_kernel) if skip_kernel else n
+                out.append(skip.add_(r * per_clip(gate, r)))
+                inner.append(r)
+                gates.append((means, hidden, gate))
+        ctx.n_parts = len(parts)
+        gates = [torch.cat(values) for values in zip(*gates, strict=True)]
+        ctx.save_for_backward(x, squeeze, excite, *outer, *middle, *kernels, *convolved, *inner, *gates)
+        return torch.cat(out)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_skip: Tensor, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, norm_weight, norm_bias, mean, invstd, indices = ctx.saved_tensors
-        var = invstd.square().reciprocal() - ctx.eps
-        n = torch.native_batch_norm(x, norm_weight, norm_bias, mean, var, False, 0.0, ctx.eps)[0]
-        if indices is not None:
-            pooling = [3, 3], [ctx.stride] * 2, [1, 1], [1, 1], False
-            grad_skip = torch.ops.aten.max_pool2d_with_indices_backward(grad_skip, n, *pooling, indices)
-        n.relu_()
-        grad, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad_out, n, weight, None, [ctx.stride] * 2, [1, 1], [1, 1], False, [0, 0], 1, [True, True, False]
-        )
-        grad = torch.ops.aten.threshold_backward(grad, n, 0).add_(grad_skip)
-        grad_x, *grads = torch.ops.aten.native_batch_norm_backward(
-            grad, x, norm_weight, None, None, mean, invstd, True, ctx.eps, [True, True, True]
-        )
-        return grad_x, grad_weight, None, *grads, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, squeeze, excite, *saved = ctx.saved_tensors
+        outer, middle, saved = saved[:4], saved[4:8], saved[8:]
+        n_kernels = len(saved) - 3 - 2 * ctx.n_parts
+        kernels, saved = saved[:n_kernels], saved[n_kernels:]
+        kernel, inner_kernel, *skip_kernel = kernels
+        convolved, inner = saved[: ctx.n_parts], saved[ctx.n_parts : -3]
+        gates = zip(*(values.split(ctx.clips) for values in saved[-3:]), strict=True)
+        parts, grads = x.split(ctx.clips), grad.split(ctx.clips)
+        dtype = squeeze.dtype
+        grad_kernels = [torch.zeros_like(k, dtype=dtype) for k in kernels]
+        grad_squeeze, grad_excite = torch.zeros_like(squeeze), torch.zeros_like(excite)
+        grad_middle, grad_outer = torch.zeros(2, len(middle[0])), torch.zeros(2, len(outer[0]))
+        grad_middle, grad_outer = grad_middle.to(middle[0]), grad_outer.to(outer[0])
+
+        grads_convolved = []  # but for what the statistics add
+        for h, r, g, (means, hidden, gate) in zip(convolved, inner, grads, gates, strict=True):
+            grad_gate = (g * r).sum((2, 3), dtype=dtype) * gate * (1 - gate)
+            grad_excite += grad_gate.T @ hidden
+            grad_hidden = (grad_gate @ excite) * (hidden > 0)
+            grad_squeeze += grad_hidden.T @ means
+            grad_means = grad_hidden @ squeeze / r.shape[2:].numel()
+            a = normalize(h, *middle, ctx.eps).relu_()
+            grad_r = add_per_clip_(g * per_clip(gate, g), grad_means)
+            grad_a, grad_kernel = convolution_gradients(grad_r, a, inner_kernel, 1, 1)
+            grad_kernels[1] += grad_kernel
+            grad_h, *grad_norm = normalize_gradients(aten.threshold_backward(grad_a, a, 0), h, *middle, ctx.eps)
+            grad_middle += torch.stack(grad_norm)
+            grads_convolved.append(grad_h)
+
+        constant, slope = of_normalize(middle, ctx.eps, *grad_middle, sum(map(count, convolved)))
+        grads_x = []
+        for part, h, g, grad_h in zip(parts, convolved, grads, grads_convolved, strict=True):
+            add_affine_(grad_h, h, slope, constant)
+            n = normalize(part, *outer, ctx.eps)
+            if skip_kernel:
+                pooled, indices = F.max_pool2d(n, 3, ctx.stride, 1, return_indices=True)
+                g, grad_kernel = convolution_gradients(g, pooled, *skip_kernel, 1, 0)
+                grad_kernels[2] += grad_kernel
+                pooling = [3, 3], [ctx.stride] * 2, [1, 1], [1, 1], False
+                g = aten.max_pool2d_with_indices_backward(g, n, *pooling, indices)
+            a = n.relu_()
+            grad_a, grad_kernel = convolution_gradients(grad_h, a, kernel, ctx.stride, 1)
+            grad_kernels[0] += grad_kernel
+            grad_n = aten.threshold_backward(grad_a, a, 0).add_(g)
+            grad_x, *grad_norm = normalize_gradients(grad_n, part, *outer, ctx.eps)
+            grad_outer += torch.stack(grad_norm)
+            grads_x.append(grad_x)
+
+        constant, slope = of_normalize(outer, ctx.eps, *grad_outer, count(x))
+        for part, grad_x in zip(parts, grads_x, strict=True):
+            add_affine_(grad_x, part, slope, constant)
+        return (torch.cat(grads_x), None, None, None, grad_squeeze, grad_excite, *grad_outer, *grad_middle,
+                *grad_kernels)  # fmt: skip
 
 
-def in_rows(x: Tensor, *values: Tensor) -> list[Tensor]:
-    """x (B, C, H, W), channels last, as a view of rows of many pixels (n, k C), and values (C,) repeated to (k C,) in
-    its precision: broadcasting along a last axis of 16 channels takes ten times longer on a CPU."""
-    repeats = math.gcd(x.numel() // x.shape[1], 64)
-    rows = x.permute(0, 2, 3, 1).flatten().view(-1, repeats * x.shape[1])
-    return [rows, *(value.to(x.dtype).repeat(repeats) for value in values)]
+def in_layout(x: Tensor) -> Tensor:
+    """x (B, C, H, W) channels last, in the precision in which autocast would convolve it."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    return x.to(dtype, memory_format=torch.channels_last)
 
 
-def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """scale (C,) times x (B, C, H, W), channels last, plus shift (C,)."""
-    rows, scale, shift = in_rows(x, scale, shift)
-    return torch.addcmul(shift, rows, scale).view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
-
-
-def channel_sums(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (C,), added up in float32 at least."""
-    return x.sum((0, 2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
-
-
-def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (C,) of x (B, C, H, W), in float32 at least."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
+def clips_at_once(x: Tensor, factor: float = 1) -> int:
+    """How many clips to work on at a time, where a tensor has `factor` times the numbers of x."""
     if x.device.type != "cpu":
-        var, mean = torch.var_mean(x.to(dtype), (0, 2, 3), correction=0)
-        return mean, var
-    # torch.var_mean is ten times slower here; clip by clip, since sums of millions of float32 lose digits
-    unused = x.new_zeros(2, x.shape[1], dtype=dtype)
-    clips = [torch.ops.aten.batch_norm_update_stats(clip, *unused, 0.0) for clip in x.split(1)]
-    means, variances = (torch.stack(values) for values in zip(*clips, strict=True))  # (B, C)
-    return means.mean(0), variances.mean(0) + means.var(0, correction=0)
+        return len(x)
+    return max(1, min(len(x), round(PART_BYTES / (x[0].numel() * x.element_size() * factor))))
+
+
+def convolution_gradients(
+    grad: Tensor, x: Tensor, kernel: Tensor, stride: int, padding: int, image: bool = True
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients of x (none unless `image`) and of the kernel."""
+    geometry = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1
+    return aten.convolution_backward(grad, x, kernel, None, *geometry, [image, True, False])[:2]
+
+
+def per_clip(values: Tensor, x: Tensor) -> Tensor:
+    """(B, C) -> (B, C, 1, 1) in the precision of x."""
+    return values.to(x.dtype)[:, :, None, None]
+
+
+def add_per_clip_(x: Tensor, values: Tensor) -> Tensor:
+    """Add (B, C) to x (B, C, H, W), channels last, in place; as a product with ones, which is faster than adding."""
+    rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H W, C)
+    rows.baddbmm_(rows.new_ones(1, 1, 1).expand(len(x), rows.shape[1], 1), values.to(x.dtype)[:, None])
+    return x

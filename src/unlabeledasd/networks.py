@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlabeledasd.errors import InputError
-from unlabeledasd.layers import Stem, norm_relu_conv
+from unlabeledasd.layers import ResidualFunction, Stem, in_layout
 from unlabeledasd.spectra import StftMagnitude, spectrum_magnitude
 
 BRANCH_SIZE = 128  # numbers per branch
@@ -74,9 +74,17 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv2d(in_channels, out_channels, 1, bias=False) if stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        skip, x = norm_relu_conv(x, self.norm, self.conv)
-        x = self.rescale(norm_relu_conv(x, self.inner_norm, self.inner_conv)[1])
-        return x.add_(self.skip(skip))
+        stride = self.conv.stride[0]
+        if self.training:
+            norms, kernels = (self.norm, self.inner_norm), [self.conv.weight, self.inner_conv.weight]
+            kernels += [self.skip.weight] if stride > 1 else []
+            return ResidualFunction.apply(
+                in_layout(x), *norms, stride, self.rescale.squeeze.weight, self.rescale.excite.weight,
+                *(p for norm in norms for p in (norm.weight, norm.bias)), *kernels,
+            )  # fmt: skip
+        x = self.norm(x)
+        out = self.rescale(self.inner_conv(F.relu(self.inner_norm(self.conv(F.relu(x))))))
+        return out.add_(self.skip(F.max_pool2d(x, 3, stride, padding=1) if stride > 1 else x))
 
 
 class StftEncoder(nn.Module):
