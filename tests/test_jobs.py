@@ -84,6 +84,9 @@ def test_finished_runs_are_skipped(job, tmp_path):
     assert "finished already" in done.stdout
     assert "1 of 2 runs to do" in done.stdout
     assert len(job.log()) == 1
+    # with other settings than it may have had, src/train.py is asked
+    job("exp2.sh", METHODS="subloss_0256_4096", DATASETS="demo", SEEDS="1", OVERRIDES="model.optimizer.lr=0.1")
+    assert job.log()[1].endswith("model.optimizer.lr=0.1")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 import json
 import shutil
+import sys
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -14,9 +17,11 @@ import infer
 import train
 from run_settings import FREE_KEYS
 from settings import flat
+from unlabeledasd.data import ClipDataModule, ShuffledClips
+from unlabeledasd.labels import Labels
 from unlabeledasd.modules import DiscriminativeModule
 from unlabeledasd.runs import Run
-from unlabeledasd.training import KeepEpochs
+from unlabeledasd.training import KeepEpochs, batch_clips
 
 METHOD = "na_4096"  # the cheapest of them
 EPOCHS = "score_epochs=[1,3]"
@@ -212,6 +217,31 @@ def test_free_keys_exist():
     assert names >= FREE_KEYS
 
 
+def test_an_extractor_of_ones_own_must_stand_in_a_yaml(run, copy, tmp_path, monkeypatch, capsys):
+    """A results folder names it: that alone does not even import it."""
+    own, moved = tmp_path / "own", copy(run)
+    (own / "config/model").mkdir(parents=True)
+    (own / "my_network.py").write_text(
+        "from unlabeledasd.networks import MultiResolutionNet\n\nclass MyNet(MultiResolutionNet):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(own))
+    config = moved.config.read_text()
+    moved.config.write_text(config.replace("unlabeledasd.networks.MultiResolutionNet", "my_network.MyNet"))
+    arguments = [f"run={moved.folder}", "name=own", "epochs=[1]", "accelerator=cpu"]
+    for text in (None, "extractor: {_target_: my_network.MyNetwork}"):  # exact names count
+        if text:
+            (own / "config/model/mine.yaml").write_text(text)
+            arguments.append(f"hydra.searchpath=[file://{own}/config]")
+        assert call(infer, monkeypatch, *arguments) == 1
+        assert "model.extractor._target_=my_network.MyNet: in no yaml file" in capsys.readouterr().err
+        assert "my_network" not in sys.modules
+    (own / "config/model/mine.yaml").write_text("extractor: {_target_: my_network.MyNet}")
+    assert call(infer, monkeypatch, *arguments) == 0
+    again = (moved.version("fan", "own") / "epoch1_test_score.csv").read_bytes()
+    assert again == (run.version("fan", "epoch1") / "epoch1_test_score.csv").read_bytes()
+    del sys.modules["my_network"]
+
+
 # --- a loss that is not finite ---------------------------------------------------------------------------------------
 
 
@@ -238,6 +268,20 @@ def test_a_loss_that_is_not_finite_stops_the_run(poisoned, tmp_path, monkeypatch
     run = Run(tmp_path / f"results/tiny/{METHOD}_1")
     assert not list(run.all.glob("checkpoints/*"))
     assert not run.is_done
+
+
+@pytest.mark.parametrize("cache", [None, object()], ids=["from files", "from a GPU's memory"])
+def test_clips_of_a_batch_are_found_again(poisoned, cache):
+    root = poisoned[0] / "tiny/all/raw"
+    paths = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.wav"))
+    table = pd.DataFrame({"path": paths, "split": "train"})
+    data = ClipDataModule(root, table, Labels(["one"], dict.fromkeys(paths, 0)), n_samples=100, batch_size=4, seed=3)
+    order = ShuffledClips(len(paths), 4, seed=3)
+    order.set_epoch(5)
+    expected = [paths[clip] for clip, _ in order][8:12]
+    data.cache = cache
+    trainer = SimpleNamespace(datamodule=data, current_epoch=5)
+    assert batch_clips(trainer, 2) == expected
 
 
 def test_the_last_good_state_is_kept(stopped, copy, data_dir, monkeypatch, capsys):

@@ -123,7 +123,7 @@ def batch_clips(trainer: pl.Trainer, index: int) -> list[str]:
     loader = trainer.datamodule.train_dataloader()
     loader.sampler.set_epoch(trainer.current_epoch)
     batch = list(loader.batch_sampler)[index]
-    return [loader.dataset.paths[clip] for clip, _ in batch]
+    return [trainer.datamodule.dataset.paths[clip] for clip, _ in batch]
 
 
 class ProgressBar(pl.Callback):
