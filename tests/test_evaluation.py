@@ -48,6 +48,30 @@ def test_machines_are_scored_by_their_own_training_clips(tmp_path):
             np.testing.assert_array_equal(kept[f"{machine}/{COLUMN}/targets_"], scorer.targets_)
 
 
+def test_held_out_scores_and_map(tmp_path):
+    run, table = Run(tmp_path), make_table(["fan"])
+    embeddings = score(run, table)
+    folder = run.version("fan", "epoch12")
+    source = (table.split == "train") & (table.domain == "source")
+    held_out = pd.read_csv(folder / "epoch12_held_out_score.csv")
+    assert held_out.path.tolist() == table.path[source].tolist()
+    seen = pd.read_csv(folder / "epoch12_train_score.csv").set_index("path")[COLUMN]
+    assert (held_out[COLUMN] > seen[held_out.path].to_numpy()).all()  # 20 clips, 16 centres: most are their own
+    plane = pd.read_csv(folder / "epoch12_map.csv")
+    assert plane.path.tolist() == table.path.tolist()
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    variances = np.linalg.eigvalsh(np.cov(unit.T))[::-1]
+    np.testing.assert_allclose(np.cov(plane[["x", "y"]].T), np.diag(variances[:2]), atol=1e-4)
+
+
+def test_one_training_clip_has_nothing_held_out(tmp_path):
+    run, table = Run(tmp_path), make_table(["fan"])
+    table = table[(table.split == "test") | (table.path == table.path[0])].reset_index(drop=True)
+    score(run, table)
+    assert not (run.version("fan", "epoch12") / "epoch12_held_out_score.csv").exists()
+    assert (run.version("fan", "epoch12") / "epoch12_train_score.csv").exists()
+
+
 def test_unknown_flags_are_empty_and_have_no_figures(tmp_path):
     run, table = Run(tmp_path), make_table(unknown=["pump"])
     score(run, table)

@@ -37,9 +37,8 @@ def test_files_of_a_run(run):
     for machine in ("fan", "pump"):
         for version, stem in (("epoch1", "epoch1"), ("epoch2", "epoch2"), ("epoch_1_2", "ensemble")):
             folder = run.version(machine, version)
-            assert sorted(p.name for p in folder.iterdir()) == [
-                f"{stem}_{kind}.csv" for kind in ("test_result", "test_score", "train_score")
-            ]
+            kinds = ["held_out_score", *["map"] * (stem != "ensemble"), "test_result", "test_score", "train_score"]
+            assert sorted(p.name for p in folder.iterdir()) == [f"{stem}_{kind}.csv" for kind in kinds]
     assert sorted(p.name for p in (run.all / "checkpoints").iterdir()) == ["epoch1.ckpt", "epoch2.ckpt"]
     assert run.is_done
     assert {"config.yaml", "labels.json", "environment.json", "scorers", "logs"} <= {p.name for p in run.all.iterdir()}
@@ -66,7 +65,7 @@ def test_csv_columns_and_figures(run):
 
 
 def test_ensemble_is_the_mean_of_raw_scores(run):
-    for split in ("train", "test"):
+    for split in ("train", "held_out", "test"):
         epochs = [pd.read_csv(run.version("pump", f"epoch{e}") / f"epoch{e}_{split}_score.csv") for e in (1, 2)]
         mean = pd.read_csv(run.version("pump", "epoch_1_2") / f"ensemble_{split}_score.csv")
         np.testing.assert_allclose(mean["AS-ensemble"], (epochs[0][SCORE] + epochs[1][SCORE]) / 2, rtol=1e-12)

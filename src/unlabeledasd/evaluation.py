@@ -9,11 +9,14 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, clone
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import normalize
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from unlabeledasd.clips import UNKNOWN
 from unlabeledasd.data import ClipDataset, collate
+from unlabeledasd.decisions import held_out_scores
 from unlabeledasd.errors import InputError
 from unlabeledasd.metrics import OFFICIAL, challenge_score, evaluate
 from unlabeledasd.networks import MultiResolutionNet
@@ -22,6 +25,7 @@ from unlabeledasd.waveforms import to_float
 
 ENSEMBLE = "ensemble"
 CLIP_COLUMNS = ["path", "is_normal", "is_target"]
+TRAIN_SPLITS = ("train", "held_out")
 
 
 def load_extractor(extractor: MultiResolutionNet, checkpoint: Path) -> MultiResolutionNet:
@@ -86,11 +90,13 @@ def score_machines(
     arrays = read_npz(stored) if stored is not None else {}
     for machine in table.machine.unique():
         train, test = ((table.machine == machine) & (table.split == split) for split in ("train", "test"))
-        fitted = []
+        source, fitted, held_out = train & (table.domain != "target"), [], {}
         for scorer in map(clone, scorers):
             prefix = f"{machine}/{scorer.column}/"
             if train.any():
-                scorer.fit(embeddings[train], (table.domain[train] == "target").to_numpy())
+                is_target = (table.domain[train] == "target").to_numpy()
+                held_out[scorer.column] = held_out_scores(scorer, embeddings[train], is_target)
+                scorer.fit(embeddings[train], is_target)
                 arrays |= {prefix + name: value for name, value in vars(scorer).items() if name.endswith("_")}
             elif kept := {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}:
                 vars(scorer).update(kept)
@@ -98,17 +104,28 @@ def score_machines(
                 kept_by = f"and {stored} keeps none of it" if stored else "and the run keeps none"
                 raise InputError(f"{machine}: no training clips to fit {scorer.column}, {kept_by}")
             fitted.append(scorer)
+        folder = run.version(machine, version)
         for split, rows in (("train", train), ("test", test)):
-            clips = table[rows]
-            scores = pd.DataFrame({
-                "path": clips.path,
-                "is_normal": flags(clips.condition, "normal"),
-                "is_target": flags(clips.domain, "target"),
-                **{scorer.column: scorer.score(embeddings[rows]) for scorer in fitted if rows.any()},
-            })  # fmt: skip
             if rows.any():
-                write_scores(run.version(machine, version), stem, split, scores)
+                columns = {scorer.column: scorer.score(embeddings[rows]) for scorer in fitted}
+                write_scores(folder, stem, split, score_table(table[rows], columns))
+        if source.sum() > 1:
+            write_scores(folder, stem, "held_out", score_table(table[source], held_out))
+        write_csv(folder / f"{stem}_map.csv", plane(table.path[train | test], embeddings[train | test]))
     write_npz(run.scorers(version if version == stem else f"{version}/{stem}"), arrays)
+
+
+def score_table(clips: pd.DataFrame, columns: dict[str, np.ndarray]) -> pd.DataFrame:
+    is_normal, is_target = flags(clips.condition, "normal"), flags(clips.domain, "target")
+    return pd.DataFrame({"path": clips.path, "is_normal": is_normal, "is_target": is_target, **columns})
+
+
+def plane(paths: pd.Series, embeddings: np.ndarray) -> pd.DataFrame:
+    """The unit-norm embeddings (N, D) of a machine's clips in their plane of greatest variance: path, x, y."""
+    xy = np.zeros((len(paths), 2))
+    if min(embeddings.shape) > 2:
+        xy = PCA(2, svd_solver="full").fit_transform(normalize(embeddings))
+    return pd.DataFrame({"path": paths, "x": xy[:, 0].round(4), "y": xy[:, 1].round(4)})
 
 
 def write_scores(folder: Path, stem: str, split: str, scores: pd.DataFrame) -> None:
@@ -126,9 +143,9 @@ def average_scores(run: Run, sources: list[tuple[str, str]], version: str, colum
     All machines that have the first source; InputError where another lacks it, or lists other clips.
     """
     for machine in run.machines(sources[0][0]):
-        for split in ("train", "test"):
+        for split in (*TRAIN_SPLITS, "test"):
             files = [run.version(machine, v) / f"{stem}_{split}_score.csv" for v, stem in sources]
-            if split == "train" and not files[0].is_file():
+            if split in TRAIN_SPLITS and not files[0].is_file():
                 continue  # scored without training clips
             tables = [read_scores(file, column) for file in files]
             clips = tables[0][CLIP_COLUMNS]
