@@ -1,10 +1,13 @@
-"""Table of challenge scores: mean and standard deviation over seeds, per dataset and method.
+"""Tables of challenge scores, and a page to look into them.
 
   python src/report.py --datasets dcase2023 dcase2024 --methods na_1024 na_0256 --seeds 1 2 3 4 5 --name table1
+  python src/report.py ... --baseline na_1024                 differences to one method, with 95 % intervals
+  python src/report.py ... --baseline na_1024 --resample seeds
+  python src/report.py ... --html                             a page with plots and the clips that went most wrong
 
-Reads the finished runs below --results-dir; prints the table and writes <name>.csv and <name>.md there. The
+Reads the finished runs below --results-dir and writes <name>.csv, <name>.md, <name>.tex and <name>.html there. The
 challenge score of a set of machines is the harmonic mean over all 3 x M official values; dev and eval are the
-development and evaluation machines of the dataset, all is both.
+development and evaluation machines of the dataset, all is both. Mean and standard deviation are over seeds.
 """
 
 import argparse
@@ -13,50 +16,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dataset_facts import dataset_names, load_dataset
-from unlabeledasd.errors import one_line_errors
-from unlabeledasd.metrics import challenge_score
-from unlabeledasd.runs import Run, write_csv, write_text
+from grid import differences, make_table, single_epochs, what_is_missing, without_figures
+from unlabeledasd.errors import InputError, one_line_errors
+from unlabeledasd.runs import write_csv, write_text
+from unlabeledasd.tables import latex, markdown
 
-SETS = ("dev", "eval", "all")
-
-
-def machine_sets(dataset: str, run: Run, version: str) -> dict[str, list[str]]:
-    """Names of the machines in each set; those the run has scored where the dataset's file names none."""
-    if dataset not in dataset_names():  # own recordings
-        return {"dev": [], "eval": [], "all": run.machines(version)}
-    machines = load_dataset(dataset).machines
-    return {"dev": machines.development, "eval": machines.evaluation, "all": machines.development + machines.evaluation}
+KEY = ["dataset", "method", "machines"]
 
 
-def run_scores(results_dir: Path, dataset: str, method: str, seed: int, version: str) -> dict[str, float]:
-    """Challenge score of each set of machines; nan where the run, a machine or a figure is missing."""
-    run = Run(results_dir / dataset / f"{method}_{seed}")
-    scores = {}
-    for name, machines in machine_sets(dataset, run, version).items():
-        files = [next(iter(run.version(machine, version).glob("*_test_result.csv")), None) for machine in machines]
-        results = [dict(pd.read_csv(file).iloc[0]) for file in files if file is not None]
-        scores[name] = challenge_score(results) if len(results) == len(machines) else float("nan")
-    return scores
-
-
-def make_table(
-    results_dir: Path, datasets: list[str], methods: list[str], seeds: list[int], version: str
-) -> pd.DataFrame:
-    """One row per dataset, method and set of machines: mean, std (of a sample), number of seeds found and asked for."""
-    rows = []
-    for dataset in datasets:
-        for method in methods:
-            runs = [run_scores(results_dir, dataset, method, seed, version) for seed in seeds]
-            for name in SETS:
-                found = np.array([run[name] for run in runs if not np.isnan(run[name])])
-                mean = found.mean() if len(found) else np.nan
-                std = found.std(ddof=1) if len(found) > 1 else np.nan
-                rows.append((dataset, method, name, mean, std, len(found), len(seeds)))
-    return pd.DataFrame(rows, columns=["dataset", "method", "machines", "mean", "std", "seeds", "of"])
-
-
-def cell(row: pd.Series) -> str:
+def score_cell(row: pd.Series) -> str:
     if row.seeds == 0:
         return "missing"
     spread = "" if np.isnan(row["std"]) else f" ± {100 * row['std']:.2f}"
@@ -64,16 +32,69 @@ def cell(row: pd.Series) -> str:
     return f"{100 * row['mean']:.2f}{spread}{count}"
 
 
-def to_markdown(table: pd.DataFrame) -> str:
-    """Methods down, datasets and sets of machines across, in percent; a set without machines is left out."""
-    table = table.assign(cell=table.apply(cell, axis=1), column=table.dataset + " " + table.machines)
-    empty = table.groupby("column").seeds.transform("sum") == 0
+def difference_cell(row: pd.Series) -> str:
+    values = (f"{100 * row[name]:+.2f}".replace("-", "−") for name in ("difference", "low", "high"))
+    return "{} [{}, {}]".format(*values)
+
+
+def arrange(table: pd.DataFrame, cells: pd.Series, values: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Methods down, datasets and sets of machines across -> (cells, whether it has the greatest value of several).
+
+    A set without any value is left out, but for all machines.
+    """
+    table = table.assign(cell=cells, value=values, column=table.dataset + " " + table.machines)
+    empty = table.groupby("column").value.transform("count") == 0
     shown = table[~empty | (table.machines == "all")]
-    wide = shown.pivot(index="method", columns="column", values="cell")
-    wide = wide.loc[table.method.unique(), shown.column.unique()].reset_index()
-    widths = [max(map(len, [column, *wide[column]])) for column in wide]
-    lines = [list(wide), ["-" * width for width in widths], *wide.to_numpy().tolist()]
-    return "\n".join(f"| {' | '.join(map(str.ljust, line, widths))} |" for line in lines)
+    order = (shown.method.unique(), shown.column.unique())
+    wide = {n: shown.pivot(index="method", columns="column", values=n).loc[order] for n in ("cell", "value")}
+    best = (wide["value"] == wide["value"].max()) & (wide["value"].count() > 1)
+    return wide["cell"].fillna("").rename_axis(columns=None), best
+
+
+def sections(table: pd.DataFrame, deltas: pd.DataFrame | None, arguments: argparse.Namespace) -> list[tuple]:
+    """(title, cells, best) of every table that is written, the most important first."""
+    made = []
+    for version in table.version.unique():
+        part = table[table.version == version]
+        title = f"Challenge score in percent, mean ± standard deviation over seeds ({version})"
+        made.append((title, *arrange(part, part.apply(score_cell, axis=1), part["mean"])))
+    if deltas is not None and len(deltas):
+        cells, best = arrange(deltas, deltas.apply(difference_cell, axis=1), deltas.difference)
+        title = (f"Difference to {arguments.baseline} in percent points, mean over seeds, with the 95 % interval of a "
+                 f"paired bootstrap over {arguments.resample} ({arguments.version})")  # fmt: skip
+        made.insert(1, (title, cells, best & False))
+    return made
+
+
+def write_report(arguments: argparse.Namespace) -> None:
+    where = (arguments.results_dir, arguments.datasets, arguments.methods, arguments.seeds)
+    versions = [arguments.version, *single_epochs(arguments.version)]
+    table = pd.concat([make_table(*where, version) for version in dict.fromkeys(versions)])
+    deltas = None
+    if arguments.baseline:
+        deltas = differences(*where, arguments.version, arguments.baseline, arguments.resample)
+        deltas["version"] = arguments.version
+    parts = sections(table, deltas, arguments)
+    notes = ""
+    if missing := what_is_missing(*where):
+        notes += "\n".join(["\nMissing runs are made by\n", *(f"    {command}" for command in missing), ""])
+    if empty := without_figures(*where, arguments.version):
+        advice = "Where test clips lack ground truth: preprocess/add_gt_info.sh, src/infer.py run=RUN name=figures, and"
+        notes += "\n".join(["", *empty, f"{advice} --version figures here", ""])
+    texts = [f"{title}\n\n{markdown(cells, best)}\n" for title, cells, best in parts]
+    print(*texts[: 2 if deltas is not None else 1], sep="\n", end=notes)
+    stem = arguments.results_dir / arguments.name
+    csv = table if deltas is None else table.merge(deltas, how="left", on=["version", *KEY])
+    write_csv(stem.with_name(f"{arguments.name}.csv"), csv)
+    write_text(stem.with_name(f"{arguments.name}.md"), "\n".join(texts) + notes)
+    write_text(stem.with_name(f"{arguments.name}.tex"), "\n".join(latex(c, b, title) for title, c, b in parts))
+    kinds = "csv, .md, .tex"
+    if arguments.html:
+        from page import write_page  # needs audio and pictures
+
+        write_page(stem.with_name(f"{arguments.name}.html"), parts, notes, arguments)
+        kinds += ", .html"
+    print(f"written: {stem}.{kinds}" + (" (single epochs there)" if len(versions) > 1 else ""))
 
 
 def main() -> None:
@@ -84,17 +105,16 @@ def main() -> None:
     parser.add_argument("--results-dir", type=Path, default=Path("results/exp"))
     parser.add_argument("--version", default="epoch_12_14_16", help="which scores (default: %(default)s)")
     parser.add_argument("--name", default="table", help="of the files written (default: %(default)s)")
+    parser.add_argument("--baseline", metavar="METHOD", help="the method that differences are taken to")
+    parser.add_argument("--resample", choices=["clips", "seeds"], default="clips", help="(default: %(default)s)")
+    parser.add_argument("--html", action="store_true", help="write the page too")
+    parser.add_argument("--clips", type=int, default=3, help="on the page, of each machine and method (%(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="where these clips are, if not where the runs found them")
     arguments = parser.parse_args()
     with one_line_errors(OSError):
-        table = make_table(
-            arguments.results_dir, arguments.datasets, arguments.methods, arguments.seeds, arguments.version
-        )
-        title = f"Challenge score in percent, mean ± standard deviation over seeds ({arguments.version})"
-        text = f"{title}\n\n{to_markdown(table)}"
-        print(text)
-        write_csv(arguments.results_dir / f"{arguments.name}.csv", table)
-        write_text(arguments.results_dir / f"{arguments.name}.md", text + "\n")
-        print(f"written: {arguments.results_dir / arguments.name}.csv and .md")
+        if arguments.baseline and arguments.baseline not in arguments.methods:
+            raise InputError(f"--baseline {arguments.baseline}: not among --methods {' '.join(arguments.methods)}")
+        write_report(arguments)
 
 
 if __name__ == "__main__":
