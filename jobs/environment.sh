@@ -11,12 +11,13 @@ REPOSITORY="$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 # usage SCRIPT: print its header, the comment lines below the first line.
 usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$1"; }
 
-# has_requirements PYTHON [dev]: succeed if this Python has all of them (dev: test tools too), else print what it lacks.
+# has_requirements PYTHON [dev] [export]: succeed if this Python has all of them (dev: test tools too, export: ONNX
+# too), else print what it lacks.
 has_requirements() {
   "$1" "${REPOSITORY}/jobs/missing_requirements.py" "${@:2}" 2> /dev/null
 }
 
-# use_environment [dev]: the active environment (venv, conda, whatever `python` is) if it has everything, else venv/.
+# use_environment [dev] [export]: the active environment (venv, conda, whatever `python` is) if it has everything, else venv/.
 use_environment() {
   if ! has_requirements python "$@" > /dev/null; then
     if ! has_requirements "${REPOSITORY}/venv/bin/python" "$@" > /dev/null; then

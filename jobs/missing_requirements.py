@@ -1,6 +1,6 @@
 """Print what this Python lacks of pyproject.toml's ranges, one requirement a line; exit 1 if anything.
 
-    python jobs/missing_requirements.py [dev]      dev: the test tools too
+    python jobs/missing_requirements.py [dev] [export]      dev: the test tools too; export: ONNX too
 
 Reads the metadata of installed packages and imports none of them: about 0.1 s.
 """

@@ -3,7 +3,7 @@
 # `python` is) has them, or venv/ in this repository does, nothing is installed; otherwise venv/ is made or completed.
 #
 #   bash jobs/setup.sh                            once; the jobs find the environment by themselves
-#   bash jobs/setup.sh --dev                      the test tools count as requirements too (jobs/test.sh asks for that)
+#   bash jobs/setup.sh --dev                      test tools and ONNX count as requirements too (jobs/test.sh asks for that)
 #   PYTHON=python3.12 bash jobs/setup.sh          make venv/ with this Python (3.10 to 3.13)
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu bash jobs/setup.sh       make venv/ with a smaller torch, CPU only
 #   TORCH_INDEX=https://download.pytorch.org/whl/cu126 bash jobs/setup.sh     make venv/ with torch for CUDA 12.6
@@ -17,7 +17,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 case "${1:-}" in
   -h | --help) usage "$0"; exit 0 ;;
-  --dev) set -- dev ;;
+  --dev) set -- dev export ;;
   "") set -- ;;
   *) echo "unknown argument $1; see bash jobs/setup.sh --help" >&2; exit 2 ;;
 esac

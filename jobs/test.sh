@@ -14,7 +14,7 @@ esac
 
 cd "${REPOSITORY}"
 bash jobs/setup.sh --dev
-use_environment dev
+use_environment dev export
 
 failed=0
 echo "== ruff"

@@ -56,7 +56,7 @@ def percentile(held_out: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Percent of the held-out scores (N,) that lie below each of `scores` (M,); an equal one counts half."""
     ordered = np.sort(held_out)
     below, up_to = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
-    return 50 * (below + up_to) / len(held_out) if len(held_out) else np.full(len(scores), np.nan)
+    return 50 * (below + up_to) / len(held_out) if len(held_out) else np.full(np.shape(scores), np.nan)
 
 
 def decision_figures(is_anomalous: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray) -> dict[str, float]:

@@ -14,32 +14,19 @@ from sklearn.preprocessing import normalize
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from unlabeledasd.checkpoints import load_extractor as load_extractor
 from unlabeledasd.clips import UNKNOWN
 from unlabeledasd.data import ClipDataset, collate
 from unlabeledasd.decisions import held_out_scores
 from unlabeledasd.errors import InputError
 from unlabeledasd.metrics import OFFICIAL, challenge_score, evaluate
 from unlabeledasd.networks import MultiResolutionNet
-from unlabeledasd.runs import Run, is_whole, read_npz, write_csv, write_npz
+from unlabeledasd.runs import Run, read_npz, write_csv, write_npz
 from unlabeledasd.waveforms import to_float
 
 ENSEMBLE = "ensemble"
 CLIP_COLUMNS = ["path", "is_normal", "is_target"]
 TRAIN_SPLITS = ("train", "held_out")
-
-
-def load_extractor(extractor: MultiResolutionNet, checkpoint: Path) -> MultiResolutionNet:
-    """Fill an extractor with the weights that a run kept."""
-    prefix = "extractor."
-    if not is_whole(checkpoint):
-        raise InputError(f"{checkpoint}: damaged or not a checkpoint; overwrite=true trains its run anew")
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        extractor.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    except Exception as error:  # a damaged file raises whatever its bytes lead to
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
-        raise InputError(f"{checkpoint}: not a checkpoint of this extractor ({reason})") from error
-    return extractor
 
 
 def embed(

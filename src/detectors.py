@@ -1,0 +1,82 @@
+"""A detector from a folder: a finished run, or what src/export.py made of one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from sklearn.base import BaseEstimator, clone
+
+from settings import build
+from unlabeledasd.detector import Detector, Extractor, Machine
+from unlabeledasd.errors import InputError
+from unlabeledasd.portable import CARD, load_portable
+from unlabeledasd.runs import Run, version_name
+
+
+def load_detector(folder: Path) -> Detector:
+    if (folder / CARD).is_file():
+        return load_portable(folder, lambda node: build(OmegaConf.create(node)))
+    run, config = open_run(folder)
+    epochs = list(config.score_epochs)
+    extractors = [torch_extractor(network) for network in load_networks(run, config)]
+    dataset, extractor = config.dataset, config.model.extractor
+    n_samples = round(extractor.clip_seconds * extractor.sample_rate)
+    return Detector(extractors, load_machines(run, config, epochs), extractor.sample_rate, n_samples, dataset.channel)
+
+
+def open_run(folder: Path) -> tuple[Run, DictConfig]:
+    """A finished run and its configuration, or InputError."""
+    run = Run(folder)
+    if not run.is_done:
+        raise InputError(f"{folder}: no finished run there, and no {CARD} of an exported one")
+    config = OmegaConf.load(run.require(run.config))
+    if not config.get("scorer"):
+        raise InputError(f"{folder}: this run has no scorers; a model that only makes pseudo-labels cannot score clips")
+    return run, config
+
+
+def main_scorer(config: DictConfig) -> BaseEstimator:
+    """The scorer, not fitted, whose scores are averaged."""
+    return build(next(iter(config.scorer.values())))
+
+
+def load_networks(run: Run, config: DictConfig) -> Iterator:
+    """The extractor after each scored epoch."""
+    from unlabeledasd.checkpoints import load_extractor
+
+    for epoch in config.score_epochs:
+        yield load_extractor(build(config.model.extractor), run.require(run.checkpoint(epoch))).eval()
+
+
+def torch_extractor(network) -> Extractor:
+    import torch
+
+    def extract(waves: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(waves))[0].numpy()
+
+    return extract
+
+
+def load_machines(run: Run, config: DictConfig, epochs: list[int]) -> dict[str, Machine]:
+    scorer = main_scorer(config)
+    stored = [np.load(run.require(run.scorers(version_name([epoch]))), allow_pickle=False) for epoch in epochs]
+    names = [key.split("/")[0] for key in stored[0] if key.split("/")[1] == scorer.column]
+    version = version_name(epochs)
+    stem = "ensemble" if len(epochs) > 1 else version
+    machines = {}
+    for name in dict.fromkeys(names):
+        fitted = [restore(scorer, arrays, f"{name}/{scorer.column}/") for arrays in stored]
+        file = run.version(name, version) / f"{stem}_held_out_score.csv"
+        held_out = pd.read_csv(file).iloc[:, 3].to_numpy() if file.is_file() else np.empty(0)
+        machines[name] = Machine(fitted, held_out)
+    return machines
+
+
+def restore(scorer: BaseEstimator, arrays, prefix: str) -> BaseEstimator:
+    """A copy of `scorer` with what it learned, the arrays whose names begin with `prefix`."""
+    fitted = clone(scorer)
+    vars(fitted).update({key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)})
+    return fitted

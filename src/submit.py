@@ -1,0 +1,181 @@
+"""The files of a submission to DCASE Challenge Task 2, of one run or of the mean of several runs' scores.
+
+  python src/submit.py results/exp/dcase2024/subloss_0256_4096_1 --out submission
+  python src/submit.py results/exp/dcase2024/subloss_0256_4096_{1,2,3,4,5} --out submission
+
+Writes anomaly_score_<machine>_section_<NN>_test.csv and decision_result_<machine>_section_<NN>_test.csv (no header:
+clip, value), of the evaluation machines if the dataset has some, and meta.yaml to be completed by hand. A clip is
+anomalous above the threshold: the quantile of a gamma distribution fitted to the scores of held-out training clips.
+Evaluation clips are called by their official bare names (section_00_0000.wav), also after preprocess/add_gt_info.sh.
+Prints precision, recall and F1 of machines whose ground truth is known, as the official evaluator defines them.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+
+from dataset_facts import dataset_names, expected_clips, ground_truth_folder, load_dataset, raw_folder
+from detectors import open_run
+from grid import csv_of
+from settings import build
+from unlabeledasd.clips import BARE_NAME, UNKNOWN, parse_clip
+from unlabeledasd.decisions import THRESHOLDS, decision_figures, decision_threshold
+from unlabeledasd.errors import InputError, one_line_errors
+from unlabeledasd.metrics import OFFICIAL, evaluate
+from unlabeledasd.runs import Run, version_name, write_text
+
+META_HEAD = """\
+# Fill in what is null and compare with the template of the challenge's year: its keys change.
+# Label: <last name of the corresponding author>_<institute>_task2_<number of the submission>
+"""
+
+
+def mean_scores(runs: list[Run], machine: str, version: str, kind: str) -> pd.DataFrame:
+    """The clips and flags of a machine, with the mean over the runs of their first score as column score."""
+    tables = []
+    for run in runs:
+        if (file := csv_of(run, machine, version, f"{kind}_score")) is None:
+            raise InputError(f"{run.folder}: no {kind} scores of {machine} in version {version}")
+        tables.append(pd.read_csv(file, dtype={"is_normal": "Int64", "is_target": "Int64"}))
+        if tables[-1].path.tolist() != tables[0].path.tolist():
+            raise InputError(f"{file}: other clips than in {runs[0].folder}")
+        if (lacking := tables[-1].iloc[:, 3].isna().sum()) > 0:
+            raise InputError(f"{file}: {lacking} empty scores")
+    scores = np.mean([table.iloc[:, 3] for table in tables], axis=0)
+    return tables[0][["path", "is_normal", "is_target"]].assign(score=scores)
+
+
+def official_names(paths: list[str], dataset: DictConfig, data_dir: Path) -> list[str]:
+    """The names of clips as the challenge published them.
+
+    Clips of evaluation machines that carry ground truth were renamed, which the journal tells, or are links to
+    files with bare names; clips of other machines have their own names.
+    """
+    names = [path.rpartition("/")[2] for path in paths]
+    machine = paths[0].split("/")[0]
+    if machine not in dataset.machines.evaluation:
+        return names
+    journal, renamed = ground_truth_folder(data_dir, dataset) / machine / "renamed.csv", {}
+    if journal.is_file():
+        table = pd.read_csv(journal)
+        renamed = dict(zip(table.named, table.bare, strict=True))
+    for i, path in enumerate(paths):
+        if parse_clip(path).condition != UNKNOWN:
+            bare = renamed.get(names[i]) or (raw_folder(data_dir, dataset) / path).resolve().name
+            if not BARE_NAME.fullmatch(bare.removesuffix(".wav")):
+                raise InputError(f"{path}: its official bare name is not known: no {journal}, and the clip is no link "
+                                 "to a file with a bare name (--data-dir says where they are)")  # fmt: skip
+            names[i] = bare
+    return names
+
+
+def check_complete(names: list[str], machine: str, dataset: DictConfig) -> None:
+    """InputError unless the clips are as many as the dataset has, each once, with indices that leave no gap."""
+    counts = expected_clips(dataset, machine)
+    expected = [counts["test_normal"], counts["test_anomaly"]]
+    if None not in expected and len(names) != sum(expected):
+        raise InputError(f"{machine}: scores of {len(names)} test clips, {dataset.name} has {sum(expected)}")
+    if len(set(names)) < len(names):
+        raise InputError(f"{machine}: {len(names) - len(set(names))} clips have the name of another")
+    indices = {int(match["index"]) for name in names if (match := BARE_NAME.fullmatch(name.removesuffix(".wav")))}
+    first = min(indices, default=0) and 1  # official clips are counted from 0 or from 1
+    if gaps := set(range(first, max(indices, default=0))) - indices:
+        raise InputError(f"{machine}: no score of section_00_{min(gaps):04d}.wav, but of clips after it")
+
+
+def write_files(out: Path, table: pd.DataFrame, threshold: float) -> None:
+    """table: columns name, section, machine, score."""
+    for section, clips in table.sort_values("name").groupby("section"):
+        decisions = (clips.score > threshold).astype(int)
+        for kind, values in (("anomaly_score", clips.score), ("decision_result", decisions)):
+            lines = pd.DataFrame({"name": clips.name, "value": values})
+            file = out / f"{kind}_{clips.machine.iloc[0]}_section_{section}_test.csv"
+            write_text(file, lines.to_csv(header=False, index=False))
+
+
+def make_meta(runs: list[Run], config: DictConfig, figures: dict[str, dict[str, float]]) -> str:
+    network = build(config.model.extractor)
+    parameters, subsystems = sum(p.numel() for p in network.parameters()), len(runs) * len(config.score_epochs)
+    author = {"lastname": None, "firstname": None, "email": None,
+              "affiliation": {"institution": None, "location": None}}  # fmt: skip
+    meta = {
+        "submission": {"label": None, "name": None, "abbreviation": None, "authors": [author]},
+        "system": {
+            "description": {
+                "input_sampling_rate": f"{config.model.extractor.sample_rate / 1000:g} kHz",
+                "acoustic_features": "amplitude spectrum, amplitude spectrograms",
+                "embeddings": None,
+                "machine_learning_method": "CNN, sub-cluster AdaCos, k-means",
+                "ensemble_method_subsystem_count": subsystems,
+            },
+            "complexity": {"total_parameters": parameters * subsystems},
+            "external_datasets": None,
+            "source_code": None,
+        },
+        "results": {"development_dataset": {
+            machine: {name: None if np.isnan(value) else round(100 * value, 2) for name, value in row.items()}
+            for machine, row in figures.items() if machine in config.dataset.machines.development
+        }},
+    }  # fmt: skip
+    return META_HEAD + OmegaConf.to_yaml(OmegaConf.create(meta))
+
+
+def submit(options: argparse.Namespace) -> None:
+    opened = [open_run(folder) for folder in options.runs]
+    runs, config = [run for run, _ in opened], opened[0][1]
+    dataset = load_dataset(config.dataset.name) if config.dataset.name in dataset_names() else config.dataset
+    version = options.version or version_name(list(config.score_epochs))
+    data_dir = options.data_dir or Path(config.data_dir)
+    known = runs[0].machines(version)
+    wanted = options.machines or list(dataset.machines.evaluation) or known
+    if lacking := [machine for machine in wanted if machine not in known]:
+        raise InputError(f"{runs[0].folder}: no scores of {' '.join(lacking)} in version {version}")
+    figures, rows, ready = {}, [], []
+    for machine in dict.fromkeys([*wanted, *(m for m in dataset.machines.development if m in known)]):
+        table = mean_scores(runs, machine, version, "test")
+        held_out = mean_scores(runs, machine, version, "held_out").score.to_numpy()
+        try:
+            threshold = decision_threshold(held_out, options.threshold, options.quantile)
+        except InputError as error:
+            raise InputError(f"{machine}: {error}") from None
+        if machine in wanted:
+            names = official_names(table.path.tolist(), dataset, data_dir)
+            check_complete(names, machine, dataset)
+            sections = [parse_clip(path, "free").section for path in table.path]
+            folders = table.path.str.split("/").str[0]
+            ready.append((table.assign(name=names, section=sections, machine=folders), threshold))
+        decided = (table.score > threshold).to_numpy()
+        row = {"machine": machine, "clips": len(table), "threshold": threshold, "anomalous": decided.sum()}
+        if table.notna().all(axis=None):
+            official = evaluate(table.score, table.is_normal, table.is_target)
+            figures[machine] = {
+                **dict(zip(("auc_source", "auc_target", "pauc"), (official[name] for name in OFFICIAL), strict=True)),
+                **decision_figures(decided, table.is_normal, table.is_target),
+            }
+        rows.append({**row, **figures.get(machine, {})})
+    for table, threshold in ready:  # all or none
+        write_files(options.out, table, threshold)
+    write_text(options.out / "meta.yaml", make_meta(runs, config, figures))
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
+    print(f"{options.out}: {len(ready)} machines, complete; meta.yaml is to be filled in")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="results/exp/<dataset>/<method>_<seed>")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--machines", nargs="+", help="these only")
+    parser.add_argument("--version", help="which scores (the mean of the run's epochs)")
+    parser.add_argument("--threshold", choices=THRESHOLDS, default="gamma", help="how (default: %(default)s)")
+    parser.add_argument("--quantile", type=float, default=0.9, help="of held-out scores (default: %(default)s)")
+    parser.add_argument("--data-dir", type=Path, help="where the clips are, if not where the run found them")
+    options = parser.parse_args()
+    with one_line_errors(OSError):
+        submit(options)
+
+
+if __name__ == "__main__":
+    main()
