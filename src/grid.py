@@ -122,7 +122,8 @@ def differences(
     for dataset in datasets:
         scores: dict = {}  # method -> seed -> name of the set -> (1 + n,)
         clips: dict = {}
-        for method in tqdm(dict.fromkeys([baseline, *methods]), desc=f"bootstrap, {dataset}", leave=False):
+        bar = tqdm(dict.fromkeys([baseline, *methods]), desc=f"bootstrap, {dataset}", leave=False, disable=None)
+        for method in bar:
             scores[method] = {}
             for seed in seeds:
                 run = find_run(results_dir, dataset, method, seed)
