@@ -9,6 +9,7 @@ Needs the extra requirements: pip install -e '.[export]'. The folder is checked 
 import argparse
 import logging
 import warnings
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def write_network(network, file: Path) -> list[dict[str, int]]:
     import torch
     from torch import nn
 
+    from unlabeledasd.networks import Stem
+
+    network = deepcopy(network)
+    for parent in list(network.modules()):
+        for name, stem in parent.named_children():
+            if isinstance(stem, Stem):  # PyTorch's own layers in its place: its shortcuts would fix the batch size
+                setattr(parent, name, nn.Sequential(stem.conv, stem.norm, nn.ReLU(), nn.MaxPool2d(3, 2)))
+
     class FromSpectra(nn.Module):
         def __init__(self):
             super().__init__()
@@ -44,7 +53,7 @@ def write_network(network, file: Path) -> list[dict[str, int]]:
             return torch.cat([network.spectrum(spectrum), *branches], dim=1)
 
     stfts = [
-        {"n_fft": int(b.stft.stft.n_fft), "first_bin": int(b.stft.first), "n_bins": int(b.stft.n_bins)}
+        {"n_fft": int(b.stft.n_fft), "first_bin": int(b.stft.first), "n_bins": int(b.stft.n_bins)}
         for b in network.stfts
     ]
     example = [torch.from_numpy(x) for x in spectra(np.zeros((2, network.n_samples), np.float32), stfts)]
