@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,18 @@ from unlabeledasd.runs import Run, version_name
 
 
 def load_detector(folder: Path) -> Detector:
-    if (folder / CARD).is_file():
-        return load_portable(folder, lambda node: build(OmegaConf.create(node)))
+    try:
+        if (folder / CARD).is_file():
+            return load_portable(folder, lambda node: build(OmegaConf.create(node)))
+        return load_run(folder)
+    except InputError:
+        raise
+    except (BadZipFile, EOFError, KeyError, ValueError) as error:  # of numpy, json and our own look-ups
+        reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+        raise InputError(f"{folder}: damaged, or not what this version writes ({reason})") from error
+
+
+def load_run(folder: Path) -> Detector:
     run, config = open_run(folder)
     epochs = list(config.score_epochs)
     extractors = [torch_extractor(network) for network in load_networks(run, config)]
@@ -62,7 +73,10 @@ def torch_extractor(network) -> Extractor:
 
 def load_machines(run: Run, config: DictConfig, epochs: list[int]) -> dict[str, Machine]:
     scorer = main_scorer(config)
-    stored = [np.load(run.require(run.scorers(version_name([epoch]))), allow_pickle=False) for epoch in epochs]
+    stored = []
+    for epoch in epochs:
+        with np.load(run.require(run.scorers(version_name([epoch]))), allow_pickle=False) as arrays:
+            stored.append(dict(arrays))
     names = [key.split("/")[0] for key in stored[0] if key.split("/")[1] == scorer.column]
     version = version_name(epochs)
     stem = "ensemble" if len(epochs) > 1 else version
@@ -75,7 +89,7 @@ def load_machines(run: Run, config: DictConfig, epochs: list[int]) -> dict[str, 
     return machines
 
 
-def restore(scorer: BaseEstimator, arrays, prefix: str) -> BaseEstimator:
+def restore(scorer: BaseEstimator, arrays: dict[str, np.ndarray], prefix: str) -> BaseEstimator:
     """A copy of `scorer` with what it learned, the arrays whose names begin with `prefix`."""
     fitted = clone(scorer)
     vars(fitted).update({key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)})

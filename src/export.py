@@ -21,6 +21,7 @@ from tqdm import tqdm
 import unlabeledasd
 from detectors import load_detector, load_networks, open_run
 from grid import csv_of
+from unlabeledasd.decisions import THRESHOLDS
 from unlabeledasd.detector import Detector
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.portable import ARRAYS, CARD, network_file, spectra
@@ -75,7 +76,6 @@ def make_card(run: Run, config: DictConfig, detector: Detector, stfts: list[dict
         if file := csv_of(run, machine, version, "test_result"):
             row = pd.read_csv(file).iloc[0].drop("post_process")
             figures[machine] = {name: None if np.isnan(value) else float(value) for name, value in row.items()}
-    thresholds = {name: detector.threshold(name) for name in detector.machines}
     return {
         "unlabeledasd": unlabeledasd.__version__,
         "data": config.dataset.name,
@@ -84,8 +84,11 @@ def make_card(run: Run, config: DictConfig, detector: Detector, stfts: list[dict
         "epochs": list(config.score_epochs),
         "licence": LICENCE,
         "machines": {
-            name: {"threshold": None if np.isnan(threshold) else threshold, "metrics": figures.get(name)}
-            for name, threshold in thresholds.items()
+            name: {
+                "thresholds": {kind: threshold(detector, name, kind) for kind in THRESHOLDS},
+                "metrics": figures.get(name),
+            }
+            for name in detector.machines
         },
         "sample_rate": detector.sample_rate,
         "n_samples": detector.n_samples,
@@ -93,6 +96,15 @@ def make_card(run: Run, config: DictConfig, detector: Detector, stfts: list[dict
         "stfts": stfts,
         "scorer": OmegaConf.to_container(next(iter(config.scorer.values()))),
     }
+
+
+def threshold(detector: Detector, machine: str, kind: str) -> float | None:
+    """As src/score.py takes it by default; None where it cannot be had."""
+    try:
+        value = detector.threshold(machine, kind)
+    except InputError:
+        return None
+    return None if np.isnan(value) else value
 
 
 def export(folder: Path, out: Path) -> None:

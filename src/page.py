@@ -2,7 +2,6 @@
 
 import json
 from argparse import Namespace
-from functools import lru_cache
 from pathlib import Path
 
 import jinja2
@@ -30,7 +29,7 @@ LIMIT_MB = 15
 def write_page(file: Path, tables: list[tuple], notes: str, options: Namespace) -> None:
     """tables: (title, cells, best) of report.sections."""
     tables = [*tables[:1], *(machine_table(dataset, options) for dataset in options.datasets), *tables[1:]]
-    media: dict[str, list[str]] = {}  # a clip that several methods get wrong is there once
+    media: dict = {}  # dataset/path -> sound and picture; a clip that several methods get wrong is there once
     data = {"datasets": [collect(dataset, options, media) for dataset in options.datasets], "media": media}
     template = jinja2.Environment(autoescape=True).from_string((PARTS / "page.html").read_text(encoding="utf-8"))
     text = template.render(
@@ -77,24 +76,22 @@ def collect(dataset: str, options: Namespace, media: dict) -> dict:
                 break
     methods, clips = {}, {}
     for method, (run, seed, machines) in runs.items():
-        sound = lru_cache(1)(lambda run=run: data_root(run, options))
+        config = OmegaConf.load(run.require(run.config))
+        root = Path(options.data_dir or config.data_dir) / dataset / "all" / "raw"
         bar = tqdm(machines, desc=f"page, {dataset} {method}", unit="machine", leave=False, disable=None)
         methods[method] = {
             "seed": seed,
             "losses": losses(run),
-            "machines": {machine: details(run, machine, options, clips, media, sound) for machine in bar},
+            "machines": {machine: details(run, machine, options, clips) for machine in bar},
         }
+        for machine in methods[method]["machines"].values():
+            for path, _ in machine["worst"]:
+                if (key := f"{dataset}/{path}") not in media:
+                    media[key] = listen(root / path, config.dataset.channel, config.dataset.sample_rate)
     return {"name": dataset, "clips": clips, "methods": methods}
 
 
-def data_root(run: Run, options: Namespace) -> tuple[Path, int | None, int]:
-    """Where the clips of a run are, which channel it took, and their sample rate."""
-    config = OmegaConf.load(run.require(run.config))
-    folder = Path(options.data_dir or config.data_dir) / str(config.dataset.name) / "all" / "raw"
-    return folder, config.dataset.channel, config.dataset.sample_rate
-
-
-def details(run: Run, machine: str, options: Namespace, clips: dict, media: dict, sound) -> dict:
+def details(run: Run, machine: str, options: Namespace, clips: dict) -> dict:
     """One machine of a run: curves, scores, figures by epoch, its map, its worst clips."""
     version = options.version
     test = pd.read_csv(csv_of(run, machine, version, "test_score"))
@@ -117,15 +114,11 @@ def details(run: Run, machine: str, options: Namespace, clips: dict, media: dict
     wrong = wrongness(scores, test.is_normal) if known else scores
     made["worst"] = []
     for i in np.argsort(-wrong, kind="stable")[: options.clips]:
-        path = test.path[i]
         told = f"{groups[i]}, score {scores[i]:.4f}"
         if known:
             others = "normal clips score higher" if not test.is_normal[i] else "anomalies score lower"
             told += f"; {100 * wrong[i]:.0f} % of the {others}"
-        made["worst"].append([path, told])
-        if path not in media:
-            folder, channel, sample_rate = sound()
-            media[path] = listen(folder / path, channel, sample_rate)
+        made["worst"].append([test.path[i], told])
     return made
 
 

@@ -28,7 +28,8 @@ def job(tmp_path):
     stand_in.chmod(0o755)
 
     def run(script: str, *arguments: str, **environment: str):
-        names = ("DATA_DIR", "DATASETS", "METHODS", "SEEDS", "OVERRIDES", "DRY_RUN", "FAIL_FAST", "RESULTS_DIR")
+        names = ("DATA_DIR", "DATASETS", "METHODS", "SEEDS", "OVERRIDES", "DRY_RUN", "FAIL_FAST", "RESULTS_DIR",
+                 "REPORT")  # fmt: skip
         clean = {name: value for name, value in os.environ.items() if name not in names}
         clean |= {"PATH": f"{stand_in.parent}:{clean['PATH']}", "LOG": str(tmp_path / "log"),
                   "RESULTS_DIR": str(tmp_path / "results"), "DATA_DIR": str(tmp_path)}  # fmt: skip
@@ -135,3 +136,10 @@ def test_names_reach_the_program_as_they_are(job, tmp_path, name):
     config = compose("train", shlex.split(done.stdout)[2:])
     assert config.data_dir == str(tmp_path / name)
     assert config.dataset.name == own
+
+
+def test_the_table_gets_its_settings(job):
+    done = job("exp1.sh", DATASETS="demo", METHODS="na_1024 na_0256", SEEDS="1", REPORT="--html --baseline na_1024")
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("report src/report.py --name table1_part --datasets demo --methods na_1024 na_0256 ")
+    assert line.endswith("--html --baseline na_1024")

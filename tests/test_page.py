@@ -29,7 +29,7 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-
          "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"]  # fmt: skip
 
 
-def make_results(folder, machines, methods, n_train=12, n_test=5, seconds=1.0):
+def make_results(folder, machines, methods, n_train=12, n_test=5, seconds=1.0, dataset="own"):
     """Runs with random scores and maps, and the test clips (noise) that they name."""
     rng = np.random.default_rng(0)
     kinds = [(d, c) for d in ("source", "target") for c in ("normal", "anomaly")]
@@ -37,13 +37,13 @@ def make_results(folder, machines, methods, n_train=12, n_test=5, seconds=1.0):
         names = [f"section_00_{d}_test_{c}_{i:04d}_v_{i % 3}.wav" for d, c in kinds for i in range(n_test)]
         test = [f"{machine}/test/{name}" for name in names]
         train = [f"{machine}/train/section_00_source_train_normal_{i:04d}_v_{i % 3}.wav" for i in range(n_train)]
-        raw = folder / "data/own/all/raw"
-        first = write_wav(raw / test[0], seconds=seconds, hz=500.0, seed=1)
+        raw = folder / "data" / dataset / "all/raw"
+        first = write_wav(raw / test[0], seconds=seconds, hz=500.0, seed=len(dataset))
         for path in test[1:]:
             (raw / path).hardlink_to(first)
         for method in methods:
-            run = Run(folder / "results/own" / f"{method}_1")
-            text = f"data_dir: {folder}/data\ndataset: {{name: own, channel: null, sample_rate: 16000}}\n"
+            run = Run(folder / "results" / dataset / f"{method}_1")
+            text = f"data_dir: {folder}/data\ndataset: {{name: {dataset}, channel: null, sample_rate: 16000}}\n"
             write_text(run.config, text)
             classes = Labels.load(run.labels).clips if run.labels.is_file() else {}
             Labels(["a", "</script>b"], classes | {path: i % 2 for i, path in enumerate(train)}).save(run.labels)
@@ -69,8 +69,8 @@ def make_results(folder, machines, methods, n_train=12, n_test=5, seconds=1.0):
             run.mark_done()
 
 
-def make_page(folder, methods, *options, monkeypatch) -> str:
-    arguments = ["report.py", "--datasets", "own", "--methods", *methods, "--seeds", "1", "--version", VERSION,
+def make_page(folder, methods, *options, monkeypatch, datasets=("own",)) -> str:
+    arguments = ["report.py", "--datasets", *datasets, "--methods", *methods, "--seeds", "1", "--version", VERSION,
                  "--results-dir", str(folder / "results"), "--name", "table", "--html", *options]  # fmt: skip
     monkeypatch.setattr("sys.argv", arguments)
     report.main()
@@ -184,6 +184,16 @@ def test_unknown_ground_truth_and_clips_that_are_gone(tmp_path, monkeypatch):
     assert set(fan["scores"]) == {"unknown", "held-out training"}
     assert [path for path, _ in fan["worst"]] == [table.path[table["AS-X"].idxmax()]]
     assert list(own["media"].values()) == [None]
+
+
+def test_equal_names_in_two_datasets(tmp_path, monkeypatch):
+    for dataset in ("own", "other"):
+        make_results(tmp_path, ["fan"], ["na_1024"], dataset=dataset)
+    data = data_of(make_page(tmp_path, ["na_1024"], monkeypatch=monkeypatch, datasets=("own", "other")))
+    own, other = (entry["methods"]["na_1024"]["machines"]["fan"]["worst"] for entry in data["datasets"])
+    assert own == other  # names and scores; the recordings are others
+    for path, _ in own:
+        assert data["media"][f"own/{path}"][1] != data["media"][f"other/{path}"][1]
 
 
 # --- in a browser -------------------------------------------------------------------------------------------------

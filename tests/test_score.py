@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -333,6 +334,9 @@ def test_card(run, exported):
     assert (card["data"], card["method"], card["seed"], card["epochs"]) == ("tiny", "subloss_0256_4096", 1, [1, 2])
     result = pd.read_csv(run.version("pump", "epoch_1_2") / "ensemble_test_result.csv").iloc[0]
     assert card["machines"]["pump"]["metrics"]["hmean_official"] == pytest.approx(result.hmean_official)
+    held_out = pd.read_csv(run.version("pump", "epoch_1_2") / "ensemble_held_out_score.csv")["AS-ensemble"]
+    expected = {kind: decision_threshold(held_out.to_numpy(), kind) for kind in ("gamma", "empirical")}
+    assert card["machines"]["pump"]["thresholds"] == pytest.approx(expected)
     assert card["licence"]
 
 
@@ -356,6 +360,23 @@ def test_time_mean_is_removed_in_the_graph(tmp_path):
         expected = network(torch.from_numpy(waves))[0].numpy()
     found = portable.onnx_extractor(tmp_path / "a.onnx", stfts)(waves)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("card.json", b"{}", "damaged, or not what this version writes (KeyError 'epochs')"),
+        ("card.json", b"no json", "damaged, or not what this version writes (JSONDecodeError"),
+        ("scorers.npz", b"PK", "damaged, or not what this version writes"),
+        ("epoch1.onnx", b"no network", "epoch1.onnx: not a network that onnxruntime can load"),
+    ],
+)
+def test_damaged_exports(exported, tmp_path, file, content, message):
+    shutil.copytree(exported, tmp_path / "copy")
+    (tmp_path / "copy" / file).write_bytes(content)
+    done = call(score, tmp_path / "copy", write_wav(tmp_path / "fan/a.wav"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert message in done.stderr
 
 
 def test_export_does_not_overwrite(run, exported, tmp_path):

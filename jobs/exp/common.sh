@@ -14,6 +14,7 @@ read -ra DATASETS <<< "${DATASETS:-dcase2023 dcase2024}"
 read -ra SEEDS <<< "${SEEDS:-1 2 3 4 5}"
 # more settings for src/train.py: OVERRIDES="data.batch_size=32 ..."; triplet models take those that they have too
 read -ra OVERRIDES <<< "${OVERRIDES:-}"
+read -ra REPORT <<< "${REPORT:-}"   # more settings for src/report.py: REPORT="--html --baseline na_1024"
 DATA_DIR="${DATA_DIR:-${data_dir:-}}"
 [[ -z "${DRY_RUN:-}" ]] || DATA_DIR="${DATA_DIR:-DATA_DIR}"   # nothing will be read
 [[ -n "${DATA_DIR}" ]] || {
@@ -110,6 +111,6 @@ report() {
   local -a names=()
   for dataset in "${DATASETS[@]}"; do names+=("$(dataset_name "${dataset}")"); done
   python src/report.py --name "$1${PART:+_part}" --datasets "${names[@]}" --methods "${@:2}" --seeds "${SEEDS[@]}" \
-    --results-dir="${RESULTS_DIR}"
+    --results-dir="${RESULTS_DIR}" ${REPORT[@]+"${REPORT[@]}"}
   exit "${FAILED:-0}"
 }

@@ -6,9 +6,10 @@
 #   DATA_DIR=/data DATASETS=folder:pumps jobs/exp/exp1.sh            own recordings in /data/pumps/all/raw/
 #   DRY_RUN=1 jobs/exp/exp1.sh                                       only print the commands
 #
-# Also from the environment: OVERRIDES="key=value ..." (settings of src/train.py), RESULTS_DIR, FAIL_FAST=1 (stop
-# at the first failure), CUDA_VISIBLE_DEVICES. A finished run is skipped, an interrupted one goes on; the same
-# command in several terminals, or on several machines with one results folder, shares the runs among them.
+# Also from the environment: OVERRIDES="key=value ..." (settings of src/train.py), REPORT="--html --baseline METHOD"
+# (settings of src/report.py), RESULTS_DIR, FAIL_FAST=1 (stop at the first failure), CUDA_VISIBLE_DEVICES. A finished
+# run is skipped, an interrupted one goes on; the same command in several terminals, or on several machines with one
+# results folder, shares the runs among them.
 
 data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; the environment's DATA_DIR wins
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -100,7 +100,7 @@ function drawMap(machine) {
 
 function drawWorst(machine) {
   byId("worst").replaceChildren(...machine.worst.map(([path, told]) => {
-    const figure = document.createElement("figure"), media = data.media[path];
+    const figure = document.createElement("figure"), media = data.media[`${chosen.datasets}/${path}`];
     if (media) {
       const picture = new Image();
       picture.src = media[1];

@@ -46,7 +46,10 @@ class Detector:
     def threshold(self, machine: str, kind: str = "gamma", quantile: float = 0.9) -> float:
         """The score above which a clip of `machine` is anomalous; nan where nothing was held out."""
         held_out = self.machines[machine].held_out
-        return decision_threshold(held_out, kind, quantile) if len(held_out) else float("nan")
+        try:
+            return decision_threshold(held_out, kind, quantile) if len(held_out) else float("nan")
+        except InputError as error:
+            raise InputError(f"{machine}: {error}") from None
 
     def percentile(self, machine: str, scores: np.ndarray) -> np.ndarray:
         """Percent of the held-out scores that lie below each of `scores`; nan where nothing was held out."""

@@ -50,7 +50,10 @@ def onnx_extractor(file: Path, stfts: list[dict[str, int]]) -> Extractor:
         import onnxruntime
     except ImportError:
         raise InputError("onnxruntime is not installed: pip install onnxruntime") from None
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    except Exception as error:  # classes of its own
+        raise InputError(f"{file}: not a network that onnxruntime can load ({' '.join(str(error).split())})") from error
     names = [entry.name for entry in session.get_inputs()]
     return lambda wave: session.run(None, dict(zip(names, spectra(wave, stfts), strict=True)))[0]
 
