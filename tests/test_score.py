@@ -119,6 +119,18 @@ def test_runs_without_the_data(run, data_dir, tmp_path):
     assert here == there
 
 
+def test_normal_recordings_of_ones_own_give_the_threshold(run, tmp_path):
+    normal = [write_wav(tmp_path / f"normal/{i}.wav", hz=400.0 + 7 * i, seed=i) for i in range(8)]
+    scores = np.array([verdicts(run.folder, clip, "--machine", "fan")[0]["score"] for clip in normal])
+    clip = write_wav(tmp_path / "a.wav", hz=1000.0)
+    (verdict,) = verdicts(run.folder, clip, "--machine", "fan", "--normal", tmp_path / "normal", "--quantile", "0.8")
+    assert verdict["threshold"] == pytest.approx(decision_threshold(scores, quantile=0.8), rel=1e-5)
+    assert verdict["percentile"] == pytest.approx(100 * (scores < verdict["score"]).mean())
+    (tmp_path / "none").mkdir()
+    done = call(score, run.folder, clip, "--machine", "fan", "--normal", tmp_path / "none")
+    assert (done.returncode, "none: no recording in it" in done.stderr) == (1, True)
+
+
 # --- any recording ------------------------------------------------------------------------------------------------
 
 

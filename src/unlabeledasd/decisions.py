@@ -12,7 +12,8 @@ THRESHOLDS = ("gamma", "empirical")
 
 
 def held_out_scores(scorer: BaseEstimator, embedding: np.ndarray, is_target: np.ndarray) -> np.ndarray:
-    """Score each source training clip by the scorer refitted without it and its fold: what new normal clips get.
+    """Score each source training clip by the scorer refitted without it and its fold: what new normal clips get, as far
+    as the network that made the embeddings treats those it was trained on alike.
 
     embedding (N, D); is_target (N,) bool -> scores (number of source clips,), in their order; empty for fewer than 2.
     Target clips take part in every refit and get no score: each is its own reference.

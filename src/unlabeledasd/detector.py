@@ -22,7 +22,8 @@ Extractor = Callable[[np.ndarray], np.ndarray]  # waveforms (B, T) float32 -> em
 
 @dataclass(frozen=True)
 class Machine:
-    """What scores the clips of a machine: a fitted scorer per extractor, and the scores of held-out training clips."""
+    """What scores the clips of a machine: a fitted scorer per extractor, and the scores of normal clips to compare
+    with: held-out training clips, unless others are put in their place."""
 
     scorers: list[BaseEstimator]
     held_out: np.ndarray  # (N,), of the mean over the extractors; empty where there are none
