@@ -1,0 +1,42 @@
+"""How often normal test clips of a finished run lie above its decision thresholds, which one in ten should.
+
+  python benchmarks/thresholds.py results/exp/demo/subloss_0256_4096_1
+
+Threshold from training clips held out from the scorer, as the challenge has it, and from half of the normal test
+clips, as src/score.py --normal would have it (the other half is judged; mean over 50 random halves).
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from unlabeledasd.decisions import decision_threshold
+from unlabeledasd.runs import Run
+
+HALVES = 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--version", default="epoch_12_14_16")
+    options = parser.parse_args()
+    run, rng = Run(options.run), np.random.default_rng(0)
+    alarms = {"held-out training clips": [], "other normal clips": []}
+    for machine in run.machines(options.version):
+        folder = run.version(machine, options.version)
+        test = pd.read_csv(folder / "ensemble_test_score.csv")
+        normal = test["AS-ensemble"][test.is_normal == 1].to_numpy()
+        held_out = pd.read_csv(folder / "ensemble_held_out_score.csv")["AS-ensemble"].to_numpy()
+        alarms["held-out training clips"].append(normal > decision_threshold(held_out))
+        for _ in range(HALVES):
+            reference, others = np.array_split(rng.permutation(normal), 2)
+            alarms["other normal clips"].append(others > decision_threshold(reference))
+    for name, found in alarms.items():
+        print(f"threshold from {name}: {100 * np.concatenate(found).mean():.0f} % of normal test clips above")
+
+
+if __name__ == "__main__":
+    main()
