@@ -50,8 +50,8 @@ def write_network(network, file: Path) -> list[dict[str, int]]:
             self.network = network
 
         def forward(self, spectrum, *stfts):
-            branches = [branch.encode(stft) for branch, stft in zip(network.stfts, stfts, strict=True)]
-            return torch.cat([network.spectrum(spectrum), *branches], dim=1)
+            branches = [branch.encode(stft) for branch, stft in zip(self.network.stfts, stfts, strict=True)]
+            return torch.cat([self.network.spectrum(spectrum), *branches], dim=1)
 
     stfts = [
         {"n_fft": int(b.stft.n_fft), "first_bin": int(b.stft.first), "n_bins": int(b.stft.n_bins)}

@@ -4,6 +4,7 @@ import os
 import re
 from collections import defaultdict
 from pathlib import Path
+from shlex import quote
 from zlib import crc32
 
 import numpy as np
@@ -79,11 +80,11 @@ def what_is_missing(results_dir: Path, datasets: list[str], methods: list[str], 
             script = "exp3" if method.startswith("pattr_") else "exp2"  # exp2 takes any method that needs no labels
             if lacking := [str(s) for s in seeds if not find_run(results_dir, dataset, method, s).is_done]:
                 groups[dataset, " ".join(lacking), script].append(method)
-    data_dir = os.environ.get("DATA_DIR") or "<data_dir>"
-    place = "" if results_dir == Path("results/exp") else f"RESULTS_DIR={results_dir} "
+    data_dir = quote(os.environ["DATA_DIR"]) if os.environ.get("DATA_DIR") else "<data_dir>"
+    place = "" if results_dir == Path("results/exp") else f"RESULTS_DIR={quote(str(results_dir))} "
     lines = []
     for (dataset, lacking, script), names in groups.items():
-        name = dataset if dataset in dataset_names() else f"folder:{dataset}"
+        name = quote(dataset if dataset in dataset_names() else f"folder:{dataset}")
         grid = f'DATASETS={name} METHODS="{" ".join(names)}" SEEDS="{lacking}"'
         lines.append(f"DATA_DIR={data_dir} {place}{grid} jobs/exp/{script}.sh")
     return lines

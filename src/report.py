@@ -58,7 +58,7 @@ def sections(table: pd.DataFrame, deltas: pd.DataFrame | None, arguments: argpar
         part = table[table.version == version]
         title = f"Challenge score in percent, mean ± standard deviation over seeds ({version})"
         made.append((title, *arrange(part, part.apply(score_cell, axis=1), part["mean"])))
-    if deltas is not None and len(deltas):
+    if deltas is not None:
         cells, best = arrange(deltas, deltas.apply(difference_cell, axis=1), deltas.difference)
         title = (f"Difference to {arguments.baseline} in percent points, mean over seeds, with the 95 % interval of a "
                  f"paired bootstrap over {arguments.resample} ({arguments.version})")  # fmt: skip
@@ -70,12 +70,13 @@ def write_report(arguments: argparse.Namespace) -> None:
     where = (arguments.results_dir, arguments.datasets, arguments.methods, arguments.seeds)
     versions = [arguments.version, *single_epochs(arguments.version)]
     table = pd.concat([make_table(*where, version) for version in dict.fromkeys(versions)])
-    deltas = None
+    deltas, notes = None, ""
     if arguments.baseline:
         deltas = differences(*where, arguments.version, arguments.baseline, arguments.resample)
         deltas["version"] = arguments.version
+        if deltas.empty:
+            deltas, notes = None, f"\nNo differences: no seed has scores of {arguments.baseline} and another method\n"
     parts = sections(table, deltas, arguments)
-    notes = ""
     if missing := what_is_missing(*where):
         notes += "\n".join(["\nMissing runs are made by\n", *(f"    {command}" for command in missing), ""])
     if empty := without_figures(*where, arguments.version):

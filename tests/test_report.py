@@ -179,6 +179,14 @@ def test_baseline_must_be_in_the_table(results):
     assert done.stderr == "error: --baseline na_4096: not among --methods na_1024\n"
 
 
+def test_nothing_to_compare(results):
+    done = call_report(results, "--seeds", "1", "--datasets", "own", "--methods", "na_1024", "na_0256",
+                       "--baseline", "na_0256")  # fmt: skip
+    assert done.returncode == 0
+    assert done.stdout.count("Challenge score") == 1
+    assert "No differences: no seed has scores of na_0256 and another method" in done.stdout
+
+
 def test_latex_structure_and_compilation(results, tmp_path):
     call_report(results, "--seeds", "1", "2", "--datasets", "dcase2023", "own", "--methods", "na_1024", "na_0256")
     text = (results / "table1.tex").read_text()

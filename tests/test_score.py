@@ -268,7 +268,7 @@ def test_watch(run, tmp_path):
     whole = write_wav(tmp_path / "whole.wav", hz=333.0)
     write_wav(folder / "first.wav")
     (expected,) = verdicts(run.folder, whole, "--machine", "fan")
-    options = ["--watch", "--settle", "1.5", "--format", "jsonl"]
+    options = ["--watch", "--settle", "2.5", "--format", "jsonl"]
     command = [sys.executable, ROOT / "src/score.py", run.folder, folder, *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     try:
