@@ -147,9 +147,9 @@ def resampled_figures(run: Run, machine: str, version: str, n_resamples: int, cl
 
     clips: machine -> its clips in the run before, which must be the same.
     """
-    if csv_of(run, machine, version, "test_result") is None:
-        return None
     file = csv_of(run, machine, version, "test_score")
+    if file is None or csv_of(run, machine, version, "test_result") is None:
+        return None
     table = pd.read_csv(file)
     if clips.setdefault(machine, table.path.tolist()) != table.path.tolist():
         raise InputError(f"{file}: other clips than in the runs before it, so there are no pairs to compare")
