@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from settings import build
 from unlabeledasd.detector import Detector, Extractor, Machine
 from unlabeledasd.errors import InputError
 from unlabeledasd.portable import CARD, load_portable
-from unlabeledasd.runs import Run, version_name
+from unlabeledasd.runs import Run, read_npz, version_name
 
 
 def load_detector(folder: Path) -> Detector:
@@ -23,7 +22,7 @@ def load_detector(folder: Path) -> Detector:
         return load_run(folder)
     except InputError:
         raise
-    except (BadZipFile, EOFError, KeyError, ValueError) as error:  # of numpy, json and our own look-ups
+    except (KeyError, ValueError) as error:  # of json, pandas and our own look-ups
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise InputError(f"{folder}: damaged, or not what this version writes ({reason})") from error
 
@@ -73,10 +72,7 @@ def torch_extractor(network) -> Extractor:
 
 def load_machines(run: Run, config: DictConfig, epochs: list[int]) -> dict[str, Machine]:
     scorer = main_scorer(config)
-    stored = []
-    for epoch in epochs:
-        with np.load(run.require(run.scorers(version_name([epoch]))), allow_pickle=False) as arrays:
-            stored.append(dict(arrays))
+    stored = [read_npz(run.require(run.scorers(version_name([epoch])))) for epoch in epochs]
     names = [key.split("/")[0] for key in stored[0] if key.split("/")[1] == scorer.column]
     version = version_name(epochs)
     stem = "ensemble" if len(epochs) > 1 else version

@@ -66,7 +66,7 @@ def make_results(folder, machines, methods, n_train=12, n_test=5, seconds=1.0, d
                     xy = rng.standard_normal((2, n_train + len(test))).round(4)
                     plane = pd.DataFrame({"path": train + test, "x": xy[0], "y": xy[1]})
                     write_csv(run.version(machine, version) / f"{stem}_map.csv", plane)
-            run.mark_done()
+            run.mark_done("settings")
 
 
 def make_page(folder, methods, *options, monkeypatch, datasets=("own",)) -> str:

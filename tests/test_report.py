@@ -126,7 +126,7 @@ def test_best_of_each_column_is_bold(results):
 
 
 def test_finished_runs_without_figures_are_named(results):
-    Run(results / "own/na_1024_1").mark_done()
+    Run(results / "own/na_1024_1").mark_done("settings")
     done = call_report(results, "--seeds", "1", "--datasets", "own", "--methods", "na_1024", "--version", "late")
     assert f"{results}/own/na_1024_1: no figures of any machine in version late" in done.stdout
     assert "Missing runs" not in done.stdout

@@ -225,6 +225,7 @@ def test_long_recording(run, tmp_path):
         (["{run}", "{tmp}/a.wav", "--machine", "valve"], "--machine valve: unknown; the run has fan pump"),
         (["{run}", "{tmp}/text.wav", "--machine", "fan"], "text.wav: cannot be read as audio"),
         (["{run}", "{tmp}/empty.wav", "--machine", "fan"], "empty.wav: no samples in it"),
+        (["{run}", "{tmp}/half.wav", "--machine", "fan"], "half.wav: truncated, 50,000 of the 140,800 bytes"),
         (["{run}", "{tmp}/nan.wav", "--machine", "fan"], "nan.wav: samples in it are not finite"),
         (["{run}", "{tmp}/two.wav", "--machine", "fan", "--channel", "2"], "two.wav: 2 channels, but channel 2"),
         (["{run}", "{tmp}/a.wav", "--machine", "fan", "--hop", "0"], "--hop 0.0: more than 0 and at most 4.4 s"),
@@ -237,6 +238,7 @@ def test_long_recording(run, tmp_path):
 def test_what_cannot_be_scored_is_told_in_one_line(run, tmp_path, arguments, message):
     write_wav(tmp_path / "a.wav")
     (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "half.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:50_044])
     soundfile.write(tmp_path / "empty.wav", np.empty(0), RATE)
     soundfile.write(tmp_path / "nan.wav", np.full(RATE, np.nan), RATE, subtype="FLOAT")
     soundfile.write(tmp_path / "two.wav", np.zeros((RATE, 2)), RATE)
@@ -379,7 +381,7 @@ def test_time_mean_is_removed_in_the_graph(tmp_path):
     [
         ("card.json", b"{}", "damaged, or not what this version writes (KeyError 'epochs')"),
         ("card.json", b"no json", "damaged, or not what this version writes (JSONDecodeError"),
-        ("scorers.npz", b"PK", "damaged, or not what this version writes"),
+        ("scorers.npz", b"PK", "scorers.npz: cannot be read as arrays"),
         ("epoch1.onnx", b"no network", "epoch1.onnx: not a network that onnxruntime can load"),
     ],
 )

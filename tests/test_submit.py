@@ -43,7 +43,7 @@ def make_run(folder, data_dir, machines=("fan", *EVALUATION), seed=0, first=0) -
             table = table.assign(is_normal=is_normal, is_target=is_target, score=rng.gamma(2, 0.1, len(names)))
             table = table.rename(columns={"score": "AS-ensemble"})
             write_csv(run.version(machine, VERSION) / f"ensemble_{split}_score.csv", table)
-    run.mark_done()
+    run.mark_done("settings")
     return run
 
 

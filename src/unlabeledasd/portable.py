@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator
 
 from unlabeledasd.detector import Detector, Extractor, Machine
 from unlabeledasd.errors import InputError
+from unlabeledasd.runs import read_npz
 
 CARD = "card.json"
 ARRAYS = "scorers.npz"
@@ -62,13 +63,12 @@ def load_portable(folder: Path, build: Callable[[dict], BaseEstimator]) -> Detec
     """build: makes the scorer that the card describes by `_target_` and settings."""
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     extractors = [onnx_extractor(network_file(folder, epoch), card["stfts"]) for epoch in card["epochs"]]
-    machines = {}
-    with np.load(folder / ARRAYS, allow_pickle=False) as arrays:
-        for name in card["machines"]:
-            scorers = []
-            for epoch in card["epochs"]:
-                scorer, prefix = build(card["scorer"]), f"{epoch}/{name}/"
-                vars(scorer).update({k.removeprefix(prefix): arrays[k] for k in arrays if k.startswith(prefix)})
-                scorers.append(scorer)
-            machines[name] = Machine(scorers, arrays[f"held_out/{name}"])
+    arrays, machines = read_npz(folder / ARRAYS), {}
+    for name in card["machines"]:
+        scorers = []
+        for epoch in card["epochs"]:
+            scorer, prefix = build(card["scorer"]), f"{epoch}/{name}/"
+            vars(scorer).update({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
+            scorers.append(scorer)
+        machines[name] = Machine(scorers, arrays[f"held_out/{name}"])
     return Detector(extractors, machines, card["sample_rate"], card["n_samples"], card["channel"])

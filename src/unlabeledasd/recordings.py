@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import soxr
 
 from unlabeledasd.errors import InputError
-from unlabeledasd.waveforms import fit_length
+from unlabeledasd.waveforms import check_whole, fit_length, opened
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".w64")
 BLOCK_SECONDS = 10
@@ -28,21 +27,19 @@ def read_blocks(path: Path, sample_rate: int, channel: int | None = None) -> Ite
 
     channel: counted from 0; None: the mean of all. A recording of one channel is taken as it is.
     """
-    try:
-        with soundfile.SoundFile(path) as file:
-            if channel is not None and not 0 <= channel < file.channels and file.channels > 1:
-                raise InputError(f"{path}: {file.channels} channels, but channel {channel} is asked for (from 0)")
-            resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32")
-            for block in file.blocks(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True):
-                wave = block.mean(axis=1) if channel is None or file.channels == 1 else block[:, channel]
-                if not np.isfinite(wave).all():
-                    raise InputError(f"{path}: samples in it are not finite numbers")
-                wave = np.ascontiguousarray(wave)
-                yield wave if file.samplerate == sample_rate else resampler.resample_chunk(wave)
-            if file.samplerate != sample_rate:
-                yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as audio ({error})") from None
+    with opened(path) as file:
+        if channel is not None and not 0 <= channel < file.channels and file.channels > 1:
+            raise InputError(f"{path}: {file.channels} channels, but channel {channel} is asked for (from 0)")
+        check_whole(path)
+        resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32")
+        for block in file.blocks(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True):
+            wave = block.mean(axis=1) if channel is None or file.channels == 1 else block[:, channel]
+            if not np.isfinite(wave).all():
+                raise InputError(f"{path}: samples in it are not finite numbers")
+            wave = np.ascontiguousarray(wave)
+            yield wave if file.samplerate == sample_rate else resampler.resample_chunk(wave)
+        if file.samplerate != sample_rate:
+            yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
 
 def windows(blocks: Iterable[np.ndarray], length: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:

@@ -54,9 +54,7 @@ def check_clip(path: Path, sample_rate: int, channel: int | None = None) -> floa
 def check_header(path: Path, file: soundfile.SoundFile, sample_rate: int, channel: int | None) -> float:
     if file.samplerate != sample_rate:
         raise InputError(f"{path}: sample rate {file.samplerate} Hz, expected {sample_rate} Hz")
-    promised, there = data_bytes(path)
-    if there < promised:
-        raise InputError(f"{path}: truncated, {there:,} of the {promised:,} bytes of samples that its header tells of")
+    check_whole(path)
     if file.frames == 0:
         raise InputError(f"{path}: no samples in it")
     if channel is None and file.channels > 1:
@@ -64,6 +62,12 @@ def check_header(path: Path, file: soundfile.SoundFile, sample_rate: int, channe
     if channel is not None and channel >= file.channels:
         raise InputError(f"{path}: {file.channels} channel(s), but dataset.channel={channel} (counted from 0)")
     return file.frames / sample_rate
+
+
+def check_whole(path: Path) -> None:
+    promised, there = data_bytes(path)
+    if there < promised:
+        raise InputError(f"{path}: truncated, {there:,} of the {promised:,} bytes of samples that its header tells of")
 
 
 def data_bytes(path: Path) -> tuple[int, int]:
