@@ -15,11 +15,13 @@ from unlabeledasd.portable import CARD, load_portable
 from unlabeledasd.runs import Run, read_npz, version_name
 
 
-def load_detector(folder: Path) -> Detector:
+def load_detector(folder: Path, precision: str | None = None) -> Detector:
+    """precision: what a run's networks compute in (32-true, bf16-mixed); None: as it trained, if this CPU is made for
+    that, else 32-true."""
     try:
         if (folder / CARD).is_file():
             return load_portable(folder, lambda node: build(OmegaConf.create(node)))
-        return load_run(folder)
+        return load_run(folder, precision)
     except InputError:
         raise
     except (KeyError, ValueError) as error:  # of json, pandas and our own look-ups
@@ -27,10 +29,16 @@ def load_detector(folder: Path) -> Detector:
         raise InputError(f"{folder}: damaged, or not what this version writes ({reason})") from error
 
 
-def load_run(folder: Path) -> Detector:
+def load_run(folder: Path, precision: str | None) -> Detector:
+    import torch
+
+    from unlabeledasd.hardware import best_precision
+
     run, config = open_run(folder)
+    trained_in, best = config.get("precision", "32-true"), best_precision(torch.device("cpu"))
+    precision = precision or (trained_in if trained_in == best else "32-true")
     epochs = list(config.score_epochs)
-    extractors = [torch_extractor(network) for network in load_networks(run, config)]
+    extractors = [torch_extractor(network, precision) for network in load_networks(run, config)]
     dataset, extractor = config.dataset, config.model.extractor
     n_samples = round(extractor.clip_seconds * extractor.sample_rate)
     return Detector(extractors, load_machines(run, config, epochs), extractor.sample_rate, n_samples, dataset.channel)
@@ -60,11 +68,11 @@ def load_networks(run: Run, config: DictConfig) -> Iterator:
         yield load_extractor(build(config.model.extractor), run.require(run.checkpoint(epoch))).eval()
 
 
-def torch_extractor(network) -> Extractor:
+def torch_extractor(network, precision: str) -> Extractor:
     import torch
 
     def extract(waves: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
             return network(torch.from_numpy(waves))[0].numpy()
 
     return extract

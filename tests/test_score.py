@@ -26,6 +26,7 @@ import train
 from unlabeledasd import portable
 from unlabeledasd.decisions import decision_threshold
 from unlabeledasd.errors import InputError
+from unlabeledasd.hardware import best_precision
 from unlabeledasd.networks import MultiResolutionNet
 from unlabeledasd.recordings import read_blocks, windows
 from unlabeledasd.runs import Run
@@ -39,7 +40,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 def run(data_dir, tmp_path_factory) -> Run:
     results = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        assert call_train(train, monkeypatch, *tiny(data_dir, results, method="subloss_0256_4096")) == 0
+        settings = tiny(data_dir, results, "precision=32-true", method="subloss_0256_4096")
+        assert call_train(train, monkeypatch, *settings) == 0
     return Run(results / "tiny/subloss_0256_4096_1")
 
 
@@ -94,6 +96,18 @@ def test_scores_are_those_of_infer(run, data_dir):
         assert verdict["decision"] == ("anomaly" if verdict["score"] > threshold else "normal")
         assert verdict["percentile"] == pytest.approx(100 * (held_out < verdict["score"]).mean())
         assert verdict["windows"] == 1
+
+
+def test_a_run_of_another_precision_is_scored_in_it(data_dir, tmp_path, monkeypatch):
+    """Where the CPU multiplies bfloat16, the scores of src/infer.py are met closer than float32 would."""
+    if best_precision(torch.device("cpu")) != "bf16-mixed":
+        pytest.skip("this CPU has no bfloat16: float32 is used")
+    settings = tiny(data_dir, tmp_path, "precision=bf16-mixed", "score_epochs=[1]")
+    assert call_train(train, monkeypatch, *settings) == 0
+    run = Run(tmp_path / "tiny/na_1024_1")
+    found = verdicts(run.folder, data_dir / "tiny/all/raw/fan/test")
+    table = pd.read_csv(run.version("fan", "epoch1") / "epoch1_test_score.csv")
+    np.testing.assert_allclose([v["score"] for v in found], table.iloc[:, 3], atol=1e-6)
 
 
 def test_formats_say_the_same(run, data_dir):
