@@ -6,9 +6,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "$0"; exit; fi
 [[ $# == 0 ]] || { echo "$0: takes no arguments; settings come from the environment, see --help" >&2; exit 1; }
 
-# glibc: memory of large tensors stays with the process, in place of being given back and zeroed anew every step
-export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
-
 PART="${DATASETS:-}${METHODS:-}${SEEDS:-}"   # not empty: a part of the grid
 read -ra DATASETS <<< "${DATASETS:-dcase2023 dcase2024}"
 read -ra SEEDS <<< "${SEEDS:-1 2 3 4 5}"
