@@ -26,8 +26,8 @@ SECONDS, RATE, BATCH, SUBCLUSTERS = 18, 16000, 64, 16
 
 
 class Clips(Dataset):
-    def __init__(self, folder: Path):
-        self.files = sorted(folder.glob("*/train/*.wav"))
+    def __init__(self, folder: Path, pattern: str = "*/train/*.wav"):
+        self.files = sorted(folder.glob(pattern))
         machines = [file.parents[1].name for file in self.files]
         names = sorted(set(machines))
         self.labels = [names.index(machine) for machine in machines]

@@ -26,6 +26,8 @@ def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def pooled_statistics(parts: Sequence[Tensor], moments: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Mean and biased variance (C,) of all parts from those of each."""
+    if len(parts) == 1:  # the whole batch, on a GPU, which would be waited for below
+        return moments[0]
     means, variances = (torch.stack(values) for values in zip(*moments, strict=True))
     share = means.new_tensor([len(part) for part in parts])[:, None] / sum(map(len, parts))
     mean = (share * means).sum(0)
@@ -76,7 +78,7 @@ def in_rows(x: Tensor, *values: Tensor) -> list[Tensor]:
     """x (B, C, H, W), channels last, as a view of rows of many pixels (n, k C), and values (C,) repeated to (k C,) in
     its precision: broadcasting along a last axis of 16 channels takes ten times longer on a CPU."""
     repeats = math.gcd(count(x), 64)
-    rows = x.permute(0, 2, 3, 1).flatten().view(-1, repeats * x.shape[1])
+    rows = x.permute(0, 2, 3, 1).view(-1, repeats * x.shape[1])
     return [rows, *(value.to(x.dtype).repeat(repeats) for value in values)]
 
 

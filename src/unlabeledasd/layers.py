@@ -82,7 +82,7 @@ class StemFunction(Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, kernel, pooled, out, scale, mean, invstd, *convolved = ctx.saved_tensors
-        grad = aten.threshold_backward(grad, out, 0)
+        grad = aten.threshold_backward(grad.contiguous(memory_format=torch.channels_last), out, 0)
         grad_bias = channel_sums(grad)
         grad_weight = (channel_sums(grad * pooled) - mean * grad_bias) * invstd
         constant, slope = of_statistics(scale, mean, invstd, grad_weight, grad_bias, sum(map(count, convolved)))
@@ -170,12 +170,12 @@ class ResidualFunction(Function):
         kernel, inner_kernel, *skip_kernel = kernels
         convolved, inner = saved[: ctx.n_parts], saved[ctx.n_parts : -3]
         gates = zip(*(values.split(ctx.clips) for values in saved[-3:]), strict=True)
-        parts, grads = x.split(ctx.clips), grad.split(ctx.clips)
+        parts = x.split(ctx.clips)
+        grads = grad.contiguous(memory_format=torch.channels_last).split(ctx.clips)
         dtype = squeeze.dtype
         grad_kernels = [torch.zeros_like(k, dtype=dtype) for k in kernels]
         grad_squeeze, grad_excite = torch.zeros_like(squeeze), torch.zeros_like(excite)
-        grad_middle, grad_outer = torch.zeros(2, len(middle[0])), torch.zeros(2, len(outer[0]))
-        grad_middle, grad_outer = grad_middle.to(middle[0]), grad_outer.to(outer[0])
+        grad_middle, grad_outer = (norm[0].new_zeros(2, len(norm[0])) for norm in (middle, outer))  # weight, bias
 
         grads_convolved = []  # but for what the statistics add
         for h, r, g, (means, hidden, gate) in zip(convolved, inner, grads, gates, strict=True):
@@ -247,6 +247,6 @@ def per_clip(values: Tensor, x: Tensor) -> Tensor:
 
 def add_per_clip_(x: Tensor, values: Tensor) -> Tensor:
     """Add (B, C) to x (B, C, H, W), channels last, in place; as a product with ones, which is faster than adding."""
-    rows = x.permute(0, 2, 3, 1).flatten(1, 2)  # (B, H W, C)
+    rows = x.permute(0, 2, 3, 1).view(len(x), -1, x.shape[1])  # (B, H W, C)
     rows.baddbmm_(rows.new_ones(1, 1, 1).expand(len(x), rows.shape[1], 1), values.to(x.dtype)[:, None])
     return x

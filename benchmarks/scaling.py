@@ -1,0 +1,60 @@
+"""Seconds and memory of training and scoring against the number of clips, machines, and the clip length.
+
+  python benchmarks/scaling.py [--clips 64] [--most 8]
+
+Each point is a process that trains one epoch of subloss_0256_4096 in batches of 16 and scores it, on 1, 2, 4, ...
+--most times as many clips (of 5 s), machines, or seconds. Slope: of log seconds over log size, fitted to what a
+process takes beyond its start; 1 is linear. Batches of all clips in memory would show in the memory.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from measuring import MemoryPeak, child, clips, compose, options, show
+from tqdm import tqdm
+
+
+def work(data_dir: Path, seconds: str) -> float:
+    """Seconds of one epoch and its scores."""
+    import train
+    from settings import quiet_lightning
+    from unlabeledasd.runs import Run
+
+    quiet_lightning()
+    config = compose(data_dir, "subloss_0256_4096", f"dataset.clip_seconds={seconds}", "dataset.batch_size=16",
+                     "score_epochs=[1]", "trainer.logger=false")  # fmt: skip
+    start = time.perf_counter()
+    train.train(config, Run(config.run_dir))
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    given = options(__doc__, clips=64, most=8)
+    if given.worker:
+        peak, (folder, seconds) = MemoryPeak(), given.worker
+        print(json.dumps({"seconds": work(Path(folder), seconds), "peak_gb": peak.gb}))
+        return
+    factors = [2**i for i in range(given.most.bit_length())]
+    points = [(what, factor) for what in ("clips", "machines", "clip seconds") for factor in factors]
+    rows = []
+    for what, factor in tqdm(points, unit="process"):
+        machines = 4 * (factor if what == "machines" else 1)
+        each = given.clips // 4 * (factor if what == "clips" else 1)
+        seconds = 5 * (factor if what == "clip seconds" else 1)
+        with clips(machines, each, 2, seconds) as data_dir:
+            found = child("scaling.py", "--worker", data_dir, seconds)
+        size = {"clips": machines * each, "machines": machines, "clip seconds": seconds}[what]
+        rows.append({"against": what, "size": size, "seconds": found["seconds"], "peak GB": found["peak_gb"]})
+    for what in ("clips", "machines", "clip seconds"):
+        own = [row for row in rows if row["against"] == what]
+        sizes, values = (np.log([row[key] for row in own]) for key in ("size", "seconds"))
+        slope = np.polyfit(sizes, values, 1)[0]
+        for row in own:
+            row["slope"] = float(slope)
+    show("One epoch and its scores", rows, given.json)
+
+
+if __name__ == "__main__":
+    main()
