@@ -220,10 +220,9 @@ def fit(
 
 def pick_device(accelerator: str) -> "torch.device":
     """The device that Lightning means by auto, cpu, gpu, ..."""
-    from pytorch_lightning import Trainer
-
     silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    return Trainer(accelerator=accelerator, devices=1, **silent).strategy.root_device
+    trainer = {"_target_": "pytorch_lightning.Trainer", "accelerator": accelerator, "devices": 1, **silent}
+    return build(OmegaConf.create(trainer)).strategy.root_device
 
 
 def quiet_lightning() -> None:
