@@ -103,7 +103,7 @@ def cut_off(file: Path) -> None:
         (lambda d: rename(d, "train_normal", "train_anomaly"), ["an anomalous clip in train/"]),
         (lambda d: rename(d, "train_normal", "test_normal"), ["the folder says train"]),
         (lambda d: clip(d).write_bytes(b""), ["0002_vel_1.wav: cannot be read as audio"]),
-        (lambda d: cut_off(clip(d)), ["0002_vel_1.wav: cut off, 3144 bytes of 3244"]),
+        (lambda d: cut_off(clip(d)), ["0002_vel_1.wav: truncated, 3,100 of the 3,200 bytes"]),
         (lambda d: soundfile.write(clip(d), np.zeros((9, 2)), 16000), ["0002_vel_1.wav: 2 channels, expected one"]),
         (lambda d: soundfile.write(clip(d), np.zeros(9), 8000), ["sample rate 8000 Hz, expected 16000 Hz"]),
         (lambda d: (raw(d) / "saw/test").rename(raw(d) / "saw/tests"), ["{raw}/saw/test: no such folder", "0 of 3"]),

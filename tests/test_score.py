@@ -304,7 +304,7 @@ def test_watch(run, tmp_path):
         assert json.loads(process.stdout.readline())["clip"].endswith("third.wav")
     finally:
         process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=20)
+        rest, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert rest == ""
 

@@ -134,7 +134,7 @@ def test_a_failing_write_leaves_no_clip(small, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(synthesis.wavfile, "write", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match=r"cannot be written \(disk full\)"):
         write_demo(tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.suffix in (".wav", ".tmp")]
 
