@@ -22,7 +22,8 @@ SETUP_FILES = (
     "pyproject.toml",
     "requirements.txt",
 )
-OTHER_NAMES = {"sklearn": "scikit-learn", "hydra": "hydra-core", "umap": "umap-learn"}  # module: distribution
+# module: distribution
+OTHER_NAMES = {"yaml": "pyyaml", "sklearn": "scikit-learn", "hydra": "hydra-core", "umap": "umap-learn"}
 SOURCED_ONLY = ("common.sh", "environment.sh")
 
 spec = importlib.util.spec_from_file_location("missing_requirements", ROOT / "jobs" / "missing_requirements.py")
