@@ -3,8 +3,8 @@
   python benchmarks/scaling.py [--clips 64] [--most 8]
 
 Each point is a process that trains one epoch of subloss_0256_4096 in batches of 16 and scores it, on 1, 2, 4, ...
---most times as many clips (of 5 s), machines, or seconds. Slope: of log seconds over log size, fitted to what a
-process takes beyond its start; 1 is linear. Batches of all clips in memory would show in the memory.
+--most times as many clips (of 5 s), machines, or seconds. A straight line is fitted to seconds over size; off it: the
+largest distance of a point from the line. Clips that stay in memory would show in the peak.
 """
 
 import json
@@ -49,10 +49,11 @@ def main() -> None:
         rows.append({"against": what, "size": size, "seconds": found["seconds"], "peak GB": found["peak_gb"]})
     for what in ("clips", "machines", "clip seconds"):
         own = [row for row in rows if row["against"] == what]
-        sizes, values = (np.log([row[key] for row in own]) for key in ("size", "seconds"))
-        slope = np.polyfit(sizes, values, 1)[0]
+        sizes, values = (np.array([row[key] for row in own]) for key in ("size", "seconds"))
+        slope, start = np.polyfit(sizes, values, 1)
+        off = float(np.abs(start + slope * sizes - values).max())
         for row in own:
-            row["slope"] = float(slope)
+            row |= {"seconds at 0": float(start), "seconds each": float(slope), "off": off}
     show("One epoch and its scores", rows, given.json)
 
 
