@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
-from sklearn.base import BaseEstimator, clone
+from omegaconf import DictConfig
 
-from settings import build
-from unlabeledasd.detector import Detector, Extractor, Machine
+from run_settings import build_kept, load_config, trained_extractor
+from unlabeledasd.detector import Detector, Extractor, Machine, restore
 from unlabeledasd.errors import InputError
 from unlabeledasd.portable import CARD, load_portable
 from unlabeledasd.runs import Run, read_npz, version_name
@@ -20,7 +19,7 @@ def load_detector(folder: Path, precision: str | None = None) -> Detector:
     that, else 32-true."""
     try:
         if (folder / CARD).is_file():
-            return load_portable(folder, lambda node: build(OmegaConf.create(node)))
+            return load_portable(folder, lambda node: build_kept(node, "scorer", folder / CARD))
         return load_run(folder, precision)
     except InputError:
         raise
@@ -49,15 +48,10 @@ def open_run(folder: Path) -> tuple[Run, DictConfig]:
     run = Run(folder)
     if not run.is_done:
         raise InputError(f"{folder}: no finished run there, and no {CARD} of an exported one")
-    config = OmegaConf.load(run.require(run.config))
+    config = load_config(run)
     if not config.get("scorer"):
         raise InputError(f"{folder}: this run has no scorers; a model that only makes pseudo-labels cannot score clips")
     return run, config
-
-
-def main_scorer(config: DictConfig) -> BaseEstimator:
-    """The scorer, not fitted, whose scores are averaged."""
-    return build(next(iter(config.scorer.values())))
 
 
 def load_networks(run: Run, config: DictConfig) -> Iterator:
@@ -65,7 +59,7 @@ def load_networks(run: Run, config: DictConfig) -> Iterator:
     from unlabeledasd.checkpoints import load_extractor
 
     for epoch in config.score_epochs:
-        yield load_extractor(build(config.model.extractor), run.require(run.checkpoint(epoch))).eval()
+        yield load_extractor(trained_extractor(run), run.require(run.checkpoint(epoch))).eval()
 
 
 def torch_extractor(network, precision: str) -> Extractor:
@@ -79,7 +73,8 @@ def torch_extractor(network, precision: str) -> Extractor:
 
 
 def load_machines(run: Run, config: DictConfig, epochs: list[int]) -> dict[str, Machine]:
-    scorer = main_scorer(config)
+    key, node = next(iter(config.scorer.items()))  # whose scores are averaged
+    scorer = build_kept(node, f"scorer.{key}", run.config)
     stored = [read_npz(run.require(run.scorers(version_name([epoch])))) for epoch in epochs]
     names = [key.split("/")[0] for key in stored[0] if key.split("/")[1] == scorer.column]
     version = version_name(epochs)
@@ -91,10 +86,3 @@ def load_machines(run: Run, config: DictConfig, epochs: list[int]) -> dict[str, 
         held_out = pd.read_csv(file).iloc[:, 3].to_numpy() if file.is_file() else np.empty(0)
         machines[name] = Machine(fitted, held_out)
     return machines
-
-
-def restore(scorer: BaseEstimator, arrays: dict[str, np.ndarray], prefix: str) -> BaseEstimator:
-    """A copy of `scorer` with what it learned, the arrays whose names begin with `prefix`."""
-    fitted = clone(scorer)
-    vars(fitted).update({key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)})
-    return fitted

@@ -7,12 +7,12 @@ from pathlib import Path
 import jinja2
 import numpy as np
 import pandas as pd
-from omegaconf import OmegaConf
 from plotly.offline import get_plotlyjs
 from sklearn.metrics import roc_curve
 from tqdm import tqdm
 
 from grid import csv_of, find_run, machine_sets, single_epochs
+from run_settings import load_config
 from unlabeledasd.clips import parse_clip
 from unlabeledasd.decisions import decision_threshold
 from unlabeledasd.errors import InputError
@@ -76,7 +76,7 @@ def collect(dataset: str, options: Namespace, media: dict) -> dict:
                 break
     methods, clips = {}, {}
     for method, (run, seed, machines) in runs.items():
-        config = OmegaConf.load(run.require(run.config))
+        config = load_config(run)
         root = Path(options.data_dir or config.data_dir) / dataset / "all" / "raw"
         bar = tqdm(machines, desc=f"page, {dataset} {method}", unit="machine", leave=False, disable=None)
         methods[method] = {

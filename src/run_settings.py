@@ -6,11 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from settings import build, flat, nodes
+from settings import CONFIG_PATH, build, flat, nodes
 from unlabeledasd.errors import InputError
 from unlabeledasd.runs import Run, sha256, write_text
 
@@ -40,7 +39,7 @@ def refuse_changes(config: DictConfig, run: Run) -> None:
     """InputError names every key in which the configuration differs from the one that the run began with."""
     if not run.config.is_file():
         return
-    before, now = deciding(OmegaConf.load(run.config)), deciding(config)
+    before, now = deciding(load_config(run)), deciding(config)
     told = [f"{key}={now.get(key, 'not set')} now, {before.get(key, 'not set')} when the run began"
             for key in sorted({*before, *now}) if (key in before, before.get(key)) != (key in now, now.get(key))]
     if told:
@@ -90,27 +89,35 @@ def save_config(config: DictConfig, run: Run) -> None:
 
 def load_config(run: Run) -> DictConfig:
     """The configuration that a run keeps."""
+    file = run.require(run.config)
     try:
-        return OmegaConf.load(run.require(run.config))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{run.config}: not a configuration ({' '.join(str(error).split())})") from None
+        return OmegaConf.load(file)
+    except Exception as error:  # a damaged file raises whatever its bytes lead to
+        raise InputError(f"{file}: not a configuration ({' '.join(str(error).split())})") from None
 
 
 def allowed_targets() -> set[str]:
-    """Every `_target_` in the yaml files that Hydra reads: those of src/config, and of the user's hydra.searchpath."""
-    folders = [Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.schema == "file"]
+    """Every `_target_` in the yaml files of src/config, and of the user's hydra.searchpath where Hydra runs."""
+    folders = {Path(CONFIG_PATH)}
+    if HydraConfig.initialized():
+        folders |= {Path(source.path) for source in HydraConfig.get().runtime.config_sources if source.schema == "file"}
     files = (file for folder in folders for file in folder.rglob("*.yaml"))
     configs = (OmegaConf.to_container(OmegaConf.load(file), resolve=False) for file in files)
     return {str(node["_target_"]) for config in configs for _, node in nodes(config)} - {"???"}
 
 
-def trained_extractor(run: Run) -> "nn.Module":
-    """The extractor of a run, without its weights. A results folder may come from anybody: it can name no class but
+def build_kept(node: dict | DictConfig, key: str, file: Path) -> Any:
+    """Build the node `key` of a `file` in a results folder, which may come from anybody: it can name no class but
     those of the configuration files here."""
-    config = OmegaConf.to_container(load_config(run).model.extractor, resolve=True)
+    plain = OmegaConf.to_container(OmegaConf.create(node), resolve=True)
     allowed = allowed_targets()
-    for key, node in nodes(config, "model.extractor"):
-        if node["_target_"] not in allowed:
-            told = f"{key}._target_={node['_target_']}: in no yaml file of src/config or hydra.searchpath"
-            raise InputError(f"{run.config}: {told}; allowed are {', '.join(sorted(allowed))}")
-    return build(OmegaConf.create(config))
+    for name, part in nodes(plain, key):
+        if part["_target_"] not in allowed:
+            told = f"{name}._target_={part['_target_']}: in no yaml file of src/config or hydra.searchpath"
+            raise InputError(f"{file}: {told}; allowed are {', '.join(sorted(allowed))}")
+    return build(OmegaConf.create(plain))
+
+
+def trained_extractor(run: Run) -> "nn.Module":
+    """The extractor of a run, without its weights."""
+    return build_kept(load_config(run).model.extractor, "model.extractor", run.config)

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from dataset_facts import dataset_names, expected_clips, ground_truth_folder, load_dataset, raw_folder
 from detectors import open_run
 from grid import csv_of
-from settings import build
+from run_settings import trained_extractor
 from unlabeledasd.clips import BARE_NAME, UNKNOWN, parse_clip
 from unlabeledasd.decisions import THRESHOLDS, decision_figures, decision_threshold
 from unlabeledasd.errors import InputError, one_line_errors
@@ -97,7 +97,7 @@ def write_files(out: Path, table: pd.DataFrame, threshold: float) -> None:
 
 
 def make_meta(runs: list[Run], config: DictConfig, figures: dict[str, dict[str, float]]) -> str:
-    network = build(config.model.extractor)
+    network = trained_extractor(runs[0])
     parameters, subsystems = sum(p.numel() for p in network.parameters()), len(runs) * len(config.score_epochs)
     author = {"lastname": None, "firstname": None, "email": None,
               "affiliation": {"institution": None, "location": None}}  # fmt: skip

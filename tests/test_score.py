@@ -407,6 +407,26 @@ def test_damaged_exports(exported, tmp_path, file, content, message):
     assert message in done.stderr
 
 
+def test_neither_a_run_nor_an_export_can_name_another_class(run, exported, tmp_path):
+    """They may come from anybody: what they name is not even imported."""
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
+    wav = write_wav(tmp_path / "fan/a.wav")
+    for key, name in (("scorer", "scoring.TargetKmeansCos"), ("model.extractor", "networks.MultiResolutionNet")):
+        shutil.copytree(run.folder, tmp_path / key)
+        config = Run(tmp_path / key).config
+        text = config.read_text()
+        assert f"_target_: unlabeledasd.{name}" in text
+        config.write_text(text.replace(f"_target_: unlabeledasd.{name}", "_target_: evil_module.Evil"))
+    shutil.copytree(exported, tmp_path / "exported")
+    card = tmp_path / "exported/card.json"
+    card.write_text(card.read_text().replace("unlabeledasd.scoring.TargetKmeansCos", "evil_module.Evil"))
+    for folder, key in (("scorer", "scorer.target_kmeans_cos"), ("model.extractor", "model.extractor"),
+                        ("exported", "scorer")):  # fmt: skip
+        done = call(score, tmp_path / folder, wav)
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert f"{key}._target_=evil_module.Evil: in no yaml file of src/config" in done.stderr
+
+
 def test_export_does_not_overwrite(run, exported, tmp_path):
     done = call(export, run.folder, exported)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)

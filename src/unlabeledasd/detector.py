@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import soundfile
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from tqdm import tqdm
 
 from unlabeledasd.decisions import decision_threshold, percentile
@@ -86,3 +86,10 @@ def count_windows(path: Path, detector: Detector, hop: int) -> int | None:
     except (soundfile.LibsndfileError, OSError):
         return None  # told where it is read
     return 1 + max(0, int(-(-extra // hop)))
+
+
+def restore(scorer: BaseEstimator, arrays: dict[str, np.ndarray], prefix: str) -> BaseEstimator:
+    """A copy of `scorer` with what it learned, the arrays whose names begin with `prefix`."""
+    fitted = clone(scorer)
+    vars(fitted).update({key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)})
+    return fitted

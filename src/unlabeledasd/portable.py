@@ -14,7 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from scipy.signal import get_window
 from sklearn.base import BaseEstimator
 
-from unlabeledasd.detector import Detector, Extractor, Machine
+from unlabeledasd.detector import Detector, Extractor, Machine, restore
 from unlabeledasd.errors import InputError
 from unlabeledasd.runs import read_npz
 
@@ -63,12 +63,8 @@ def load_portable(folder: Path, build: Callable[[dict], BaseEstimator]) -> Detec
     """build: makes the scorer that the card describes by `_target_` and settings."""
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     extractors = [onnx_extractor(network_file(folder, epoch), card["stfts"]) for epoch in card["epochs"]]
-    arrays, machines = read_npz(folder / ARRAYS), {}
+    arrays, scorer, machines = read_npz(folder / ARRAYS), build(card["scorer"]), {}
     for name in card["machines"]:
-        scorers = []
-        for epoch in card["epochs"]:
-            scorer, prefix = build(card["scorer"]), f"{epoch}/{name}/"
-            vars(scorer).update({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
-            scorers.append(scorer)
+        scorers = [restore(scorer, arrays, f"{epoch}/{name}/") for epoch in card["epochs"]]
         machines[name] = Machine(scorers, arrays[f"held_out/{name}"])
     return Detector(extractors, machines, card["sample_rate"], card["n_samples"], card["channel"])
