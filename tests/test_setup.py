@@ -23,7 +23,7 @@ SETUP_FILES = (
     "requirements.txt",
 )
 # module: distribution
-OTHER_NAMES = {"yaml": "pyyaml", "sklearn": "scikit-learn", "hydra": "hydra-core", "umap": "umap-learn"}
+OTHER_NAMES = {"sklearn": "scikit-learn", "hydra": "hydra-core", "umap": "umap-learn"}
 SOURCED_ONLY = ("common.sh", "environment.sh")
 
 spec = importlib.util.spec_from_file_location("missing_requirements", ROOT / "jobs" / "missing_requirements.py")
