@@ -1,11 +1,13 @@
 """Locks between processes of one machine, and, played with two identities, of several."""
 
+import errno
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -97,6 +99,18 @@ def test_a_lock_that_is_being_written(lock, tmp_path):
     elsewhere(lock).write_text("")
     with pytest.raises(RunHeld, match="just beginning"):
         holding(tmp_path, lock).__enter__()
+
+
+def test_a_full_disk_leaves_no_lock_that_holds(lock, tmp_path, monkeypatch):
+    def write_text(file, *_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_text", write_text)
+        with pytest.raises(InputError, match=r"cannot write there \(No space left on device\)"):
+            holding(tmp_path, lock).__enter__()
+    with holding(tmp_path, lock):
+        assert files(lock) == ["lock.2"]
 
 
 def test_waiting(lock, tmp_path, monkeypatch):

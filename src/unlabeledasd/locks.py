@@ -60,10 +60,14 @@ def take(lock: Path) -> Path | None:
         return None
     mine = numbered(lock, number + 1)
     try:
-        with mine.open("x", encoding="utf-8") as file:
-            json.dump(me(), file)
+        mine.touch(exist_ok=False)
     except FileExistsError:  # another was faster
         return None
+    try:
+        mine.write_text(json.dumps(me()), encoding="utf-8")
+    except OSError:  # a full disk: nobody has to wait for what could not begin
+        os.utime(mine, (0, 0))
+        raise
     if newest(lock)[0] > number + 1:  # others came and went since we looked
         mine.unlink(missing_ok=True)
         return None
@@ -125,9 +129,9 @@ def server_time(file: Path) -> float:
     """What the clock says that gives `file` its times."""
     probe = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        probe.touch()
-        os.utime(probe)
-        return probe.stat().st_mtime
+        with probe.open("w") as opened:  # others may remove it, as they do with what a killed process left
+            os.utime(opened.fileno())
+            return os.fstat(opened.fileno()).st_mtime
     finally:
         probe.unlink(missing_ok=True)
 
