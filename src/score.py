@@ -19,6 +19,7 @@ import argparse
 import csv
 import io
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -40,7 +41,8 @@ POLL_SECONDS = 0.5
 
 def machine_of(path: Path, machines: list[str]) -> str:
     """The machine a recording is of: the nearest folder that has a machine's name, or the only machine there is."""
-    named = [part for part in reversed(path.resolve().parts[:-1]) if part in machines]
+    places = (Path(os.path.abspath(path)), path.resolve())  # noqa: PTH100  as it is called, then where links lead
+    named = [part for place in places for part in reversed(place.parts[:-1]) if part in machines]
     if not named and len(machines) > 1:
         raise InputError(f"{path}: no folder of it is named as a machine; --machine takes {' '.join(machines)}")
     return (named or machines)[0]
@@ -86,13 +88,20 @@ def judge(detector, path: Path, options: argparse.Namespace) -> dict:
     score = float(curve.score.mean())
     decision = None if isnan(threshold) else "anomaly" if score > threshold else "normal"
     if options.curves:
-        write_curve(options.curves / f"{machine}_{path.stem}.csv", curve, threshold, options.pictures)
+        write_curve(curve_file(path, machine, options), curve, threshold, options.pictures)
     percent = float(detector.percentile(machine, score))
     values = [str(path), machine, score, percent, threshold, decision, len(curve), int(above.sum()), worst.start_s]
     return {
         name: None if isinstance(value, float) and isnan(value) else value
         for name, value in zip(FIELDS, values, strict=True)
     }
+
+
+def curve_file(path: Path, machine: str, options: argparse.Namespace) -> Path:
+    """In subfolders like those that the recordings lie in, so that equal names in two of them stay apart."""
+    tops = [os.path.abspath(given if given.is_dir() else given.parent) for given in options.recordings]  # noqa: PTH100
+    place = Path(os.path.relpath(path, os.path.commonpath(tops)))
+    return options.curves / place.with_name(f"{machine}_{path.stem}.csv")
 
 
 def write_curve(file: Path, curve, threshold: float, picture: bool) -> None:

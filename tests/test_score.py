@@ -165,6 +165,17 @@ def test_formats_and_rates(run, tmp_path, name, options):
     assert 0 < verdict["score"] < 2
 
 
+def test_links_and_equal_names(run, tmp_path):
+    """A link is of the machine whose folder it lies in, wherever it leads; curves of equal names stay apart."""
+    for name in ("fan/monday", "fan/tuesday", "pump"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.wav").symlink_to(write_wav(tmp_path / "elsewhere/pump/b.wav"))
+    found = verdicts(run.folder, tmp_path / "fan", tmp_path / "pump", "--curves", tmp_path / "curves")
+    assert [verdict["machine"] for verdict in found] == ["fan", "fan", "pump"]
+    curves = sorted(p.relative_to(tmp_path / "curves").as_posix() for p in (tmp_path / "curves").rglob("*.csv"))
+    assert curves == ["fan/monday/fan_a.csv", "fan/tuesday/fan_a.csv", "pump/pump_a.csv"]
+
+
 def test_channels(run, tmp_path):
     left, right = (0.1 * np.random.default_rng(seed).standard_normal(RATE * 5) for seed in (0, 1))
     files = {"left": left, "mean": (left + right) / 2, "both": np.stack([left, right], 1)}
