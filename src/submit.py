@@ -52,9 +52,9 @@ def official_names(paths: list[str], dataset: DictConfig, data_dir: Path) -> lis
     """The names of clips as the challenge published them.
 
     Clips of evaluation machines that carry ground truth were renamed, which the journal tells, or are links to
-    files with bare names; clips of other machines have their own names.
+    files with bare names; clips of other machines have their own names. Published are wav files.
     """
-    names = [path.rpartition("/")[2] for path in paths]
+    names = [f"{Path(path).stem}.wav" for path in paths]
     machine = paths[0].split("/")[0]
     if machine not in dataset.machines.evaluation:
         return names

@@ -124,6 +124,14 @@ def test_figures_of_development_machines(run, tmp_path, capsys):
     assert f"{found.f1_source / 100:.4f}" in printed
 
 
+def test_clips_kept_as_flac_have_the_names_of_the_published_wavs(run, tmp_path):
+    call([run], tmp_path / "before", machines=["RoboticArm"])
+    file = run.version("RoboticArm", VERSION) / "ensemble_test_score.csv"
+    file.write_text(file.read_text().replace(".wav", ".flac"))
+    call([run], tmp_path / "after", machines=["RoboticArm"])
+    assert_same_files(tmp_path)
+
+
 # --- names after ground truth was added ---------------------------------------------------------------------------
 
 
