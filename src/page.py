@@ -180,10 +180,10 @@ def coded(names: list[str]) -> dict[str, list]:
 
 def losses(run: Run) -> dict[str, list]:
     """Mean of each term of the loss by epoch (from 1), over all times the run went on."""
-    files = sorted((run.all / "logs/csv").glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name[8:]))
+    files = [file for file in (run.all / "logs/csv").glob("version_*/metrics.csv") if file.stat().st_size]
     if not files:
         return {}
-    table = pd.concat(map(pd.read_csv, files))
+    table = pd.concat(map(pd.read_csv, sorted(files, key=lambda file: int(file.parent.name[8:]))))
     columns = [c for c in table if c == "loss_epoch" or (c.startswith("loss/"))]
     means = table.groupby("epoch")[columns].last().dropna()  # an epoch that was done twice: the later time
     terms = {"loss" if c == "loss_epoch" else c.removeprefix("loss/"): rounded(means[c]) for c in columns}

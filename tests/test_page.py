@@ -50,6 +50,7 @@ def make_results(folder, machines, methods, n_train=12, n_test=5, seconds=1.0, d
             losses = pd.DataFrame({"epoch": [0, 0, 1, 1], "loss_step": [4.0, np.nan] * 2,
                                    "loss_epoch": [np.nan, 3.0, np.nan, 2.5]})  # fmt: skip
             write_csv(run.all / "logs/csv/version_0/metrics.csv", losses)
+            write_text(run.all / "logs/csv/version_1/metrics.csv", "")  # of a process that was killed at once
             words = {"is_normal": "_normal_", "is_target": "_target_"}
             flags = {flag: [int(word in path) for path in test] for flag, word in words.items()}
             for version in (VERSION, *EPOCHS):
