@@ -127,3 +127,39 @@ def test_parts_of_a_batch_give_what_the_whole_batch_gives(monkeypatch):
         found.append([*(p.grad for p in net.parameters()), *net.buffers()])
     torch.testing.assert_close(found[0], found[2])
     torch.testing.assert_close(found[1], found[2])
+
+
+def relative_errors(block: nn.Module, x: torch.Tensor, weights: torch.Tensor, exact: list, forward) -> list[float]:
+    block = copy.deepcopy(block)
+    with torch.autocast("cpu", torch.bfloat16):
+        (forward(block, x) * weights).sum().backward()
+    return [((p.grad - e).norm() / e.norm()).item() for p, e in zip(block.parameters(), exact, strict=True)]
+
+
+def test_bfloat16_gradients_are_as_near_as_those_of_the_layers():
+    """Over many numbers per channel, where what the statistics add to a gradient is below its last digit."""
+
+    def layers(b, x):
+        x = b.norm(x)
+        return b.rescale(b.inner_conv(F.relu(b.inner_norm(b.conv(F.relu(x)))))) + x
+
+    torch.manual_seed(0)
+    block = ResidualBlock(16, 16, 1).to(memory_format=torch.channels_last)
+    x = torch.randn(24, 16, 280, 30).to(torch.bfloat16).to(memory_format=torch.channels_last)
+    weights = torch.randn(24, 16, 280, 30) + 0.5
+    reference = copy.deepcopy(block)
+    (layers(reference, x.float()) * weights).sum().backward()
+    exact = [p.grad for p in reference.parameters()]
+    ours = relative_errors(block, x, weights, exact, lambda b, x: b(x))
+    theirs = relative_errors(block, x, weights, exact, layers)
+    for (name, _), mine, other in zip(block.named_parameters(), ours, theirs, strict=True):
+        assert mine <= 1.3 * other + 0.002, (name, mine, other)
+
+
+def test_libraries_that_convolve_in_another_layout():
+    torch.manual_seed(0)
+    net = nn.Sequential(Stem(16, kernel=7), ResidualBlock(16, 32, 2))
+    image = torch.randn(20, 1, 47, 47)
+    with torch.backends.mkldnn.flags(enabled=False):
+        net(image).sum().backward()
+        assert torch.isfinite(net.eval()(image)).all()

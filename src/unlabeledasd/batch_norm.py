@@ -1,7 +1,7 @@
 """The steps of batch norm one by one, on (B, C, H, W), channels last: statistics, normalisation, gradients."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -46,27 +46,28 @@ def normalize(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor
     return torch.native_batch_norm(x, weight, bias, mean, var, False, 0.0, eps)[0]
 
 
-def normalize_gradients(
+def normalize_sums(
     grad: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of `normalize`: gradients of x, the statistics held fixed, weight and bias."""
-    return aten.native_batch_norm_backward(grad, x, weight, mean, var, None, None, False, eps, [True, True, True])
-
-
-def of_normalize(
-    norm: Sequence[Tensor], eps: float, grad_weight: Tensor, grad_bias: Tensor, n: int
 ) -> tuple[Tensor, Tensor]:
-    mean, var, weight, _ = norm
+    """Of `normalize`: gradients of weight and bias."""
+    sums = [False, True, True]
+    return aten.native_batch_norm_backward(grad, x, weight, mean, var, None, None, False, eps, sums)[1:]
+
+
+def input_gradient(
+    mean: Tensor, var: Tensor, weight: Tensor, eps: float, grad_weight: Tensor, grad_bias: Tensor, n: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """The gradient of batch norm's input as a function of the gradient of its output and the input, (B, C, H, W) each;
+    n: numbers per channel of the batch.
+
+    What the statistics add, constant + slope x, is smaller than the last digit of a bfloat16 gradient, and counts
+    only as the sum of millions: so one sum in float32, rounded once.
+    """
     invstd = (var + eps).rsqrt()
-    return of_statistics(weight * invstd, mean, invstd, grad_weight, grad_bias, n)
-
-
-def of_statistics(
-    scale: Tensor, mean: Tensor, invstd: Tensor, grad_weight: Tensor, grad_bias: Tensor, n: int
-) -> tuple[Tensor, Tensor]:
-    """What the statistics of batch norm add to the gradient of its input x: constant + slope x, (C,) each."""
+    scale = weight * invstd
     slope = -scale * invstd * grad_weight / n
-    return -scale * grad_bias / n - slope * mean, slope
+    constant = -scale * grad_bias / n - slope * mean
+    return lambda grad, x: affine(constant, (grad, scale), (x, slope))
 
 
 def channel_sums(x: Tensor) -> Tensor:
@@ -74,21 +75,15 @@ def channel_sums(x: Tensor) -> Tensor:
     return x.sum((0, 2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-def in_rows(x: Tensor, *values: Tensor) -> list[Tensor]:
-    """x (B, C, H, W), channels last, as a view of rows of many pixels (n, k C), and values (C,) repeated to (k C,) in
-    its precision: broadcasting along a last axis of 16 channels takes ten times longer on a CPU."""
+def affine(shift: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
+    """shift (C,) plus each x (B, C, H, W) times its scale (C,): in float32 at least, rounded once to x's precision.
+
+    In rows of many pixels: broadcasting along a last axis of 16 channels takes ten times longer on a CPU.
+    """
+    x = terms[0][0]
     repeats = math.gcd(count(x), 64)
-    rows = x.permute(0, 2, 3, 1).view(-1, repeats * x.shape[1])
-    return [rows, *(value.to(x.dtype).repeat(repeats) for value in values)]
-
-
-def affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """scale (C,) times x (B, C, H, W), channels last, plus shift (C,)."""
-    rows, scale, shift = in_rows(x, scale, shift)
-    return torch.addcmul(shift, rows, scale).view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
-
-
-def add_affine_(grad: Tensor, x: Tensor, slope: Tensor, constant: Tensor) -> None:
-    """grad += slope (C,) x + constant (C,), in place."""
-    rows, slope, constant = in_rows(x, slope, constant)
-    in_rows(grad)[0].addcmul_(rows, slope).add_(constant)
+    total = shift.repeat(repeats)
+    for x, scale in terms:
+        rows = x.permute(0, 2, 3, 1).reshape(-1, repeats * x.shape[1]).to(scale.dtype)
+        total = torch.addcmul(total, rows, scale.repeat(repeats))
+    return total.to(x.dtype).view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)

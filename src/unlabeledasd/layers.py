@@ -11,15 +11,13 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from unlabeledasd.batch_norm import (
-    add_affine_,
     affine,
     channel_statistics,
     channel_sums,
     count,
+    input_gradient,
     normalize,
-    normalize_gradients,
-    of_normalize,
-    of_statistics,
+    normalize_sums,
     pooled_statistics,
     update,
 )
@@ -46,8 +44,8 @@ class Stem(nn.Module):
         if self.training:
             return StemFunction.apply(image, norm, sign, kernel, weight, norm.bias)
         scale = weight * (norm.running_var + norm.eps).rsqrt()
-        pooled = F.max_pool2d(F.conv2d(image, kernel.to(image.dtype), stride=2), 3, 2)
-        return affine(pooled, scale, norm.bias - norm.running_mean * sign * scale).relu()
+        pooled = F.max_pool2d(convolve(image, kernel.to(image.dtype), 2), 3, 2)
+        return affine(norm.bias - norm.running_mean * sign * scale, (pooled, scale)).relu()
 
 
 class StemFunction(Function):
@@ -66,33 +64,32 @@ class StemFunction(Function):
             ctx.clips = clips_at_once(image, len(kernel) / 4)
             convolved, pooled, moments = [], [], []
             for part in image.split(ctx.clips):
-                convolved.append(F.conv2d(part, kernel, stride=2))
+                convolved.append(convolve(part, kernel, 2))
                 moments.append(channel_statistics(convolved[-1]))
                 pooled.append(F.max_pool2d(convolved[-1], 3, 2))
             mean, var = pooled_statistics(convolved, moments)
             update(norm, mean * sign, var, sum(map(count, convolved)))
-            invstd = (var + norm.eps).rsqrt()
-            scale = weight * invstd
+            scale = weight * (var + norm.eps).rsqrt()
             pooled = torch.cat(pooled)
-            out = affine(pooled, scale, bias - mean * scale).relu_()
-        ctx.save_for_backward(image, kernel, pooled, out, scale, mean, invstd, *convolved)
+            out = affine(bias - mean * scale, (pooled, scale)).relu_()
+        ctx.eps = norm.eps
+        ctx.save_for_backward(image, kernel, pooled, out, mean, var, weight, *convolved)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        image, kernel, pooled, out, scale, mean, invstd, *convolved = ctx.saved_tensors
+        image, kernel, pooled, out, mean, var, weight, *convolved = ctx.saved_tensors
         grad = aten.threshold_backward(grad.contiguous(memory_format=torch.channels_last), out, 0)
         grad_bias = channel_sums(grad)
-        grad_weight = (channel_sums(grad * pooled) - mean * grad_bias) * invstd
-        constant, slope = of_statistics(scale, mean, invstd, grad_weight, grad_bias, sum(map(count, convolved)))
-        grad = grad * scale.to(grad.dtype).view(-1, 1, 1)
-        grad_kernel, grad_image = torch.zeros_like(kernel, dtype=scale.dtype), torch.empty_like(image)
+        grad_weight = (channel_sums(grad * pooled) - mean * grad_bias) * (var + ctx.eps).rsqrt()
+        of_input = input_gradient(mean, var, weight, ctx.eps, grad_weight, grad_bias, sum(map(count, convolved)))
+        grad_kernel, grad_image = torch.zeros_like(kernel, dtype=mean.dtype), torch.empty_like(image)
         parts = zip(image.split(ctx.clips), convolved, grad.split(ctx.clips), grad_image.split(ctx.clips), strict=True)
         for part, x, grad_part, grad_image_part in parts:
             indices = F.max_pool2d(x, 3, 2, return_indices=True)[1]
             grad_x = aten.max_pool2d_with_indices_backward(grad_part, x, [3, 3], [2, 2], [0, 0], [1, 1], False, indices)
-            add_affine_(grad_x, x, slope, constant)
+            grad_x = of_input(grad_x, x)
             grad_kernel += convolution_gradients(grad_x, part, kernel, 2, 0, image=False)[1]
             grad_image_part.copy_(image_gradient(grad_x, kernel, part.shape))
         return grad_image, None, None, grad_kernel, grad_weight, grad_bias
@@ -140,18 +137,18 @@ class ResidualFunction(Function):
             update(norm, *outer[:2], count(x))
             convolved, moments = [], []
             for part in parts:
-                convolved.append(F.conv2d(normalize(part, *outer, norm.eps).relu_(), kernel, None, stride, 1))
+                convolved.append(convolve(normalize(part, *outer, norm.eps).relu_(), kernel, stride, 1))
                 moments.append(channel_statistics(convolved[-1]))
             middle = *pooled_statistics(convolved, moments), inner_weight, inner_bias
             update(inner_norm, *middle[:2], sum(map(count, convolved)))
             inner, gates, out = [], [], []
             for part, h in zip(parts, convolved, strict=True):
-                r = F.conv2d(normalize(h, *middle, norm.eps).relu_(), inner_kernel, padding=1)
+                r = convolve(normalize(h, *middle, norm.eps).relu_(), inner_kernel, 1, 1)
                 means = r.sum((2, 3), dtype=squeeze.dtype) / r.shape[2:].numel()
                 hidden = F.relu(means @ squeeze.T)
                 gate = torch.sigmoid(hidden @ excite.T)
                 n = normalize(part, *outer, norm.eps)
-                skip = F.conv2d(F.max_pool2d(n, 3, stride, 1), *skip_kernel) if skip_kernel else n
+                skip = convolve(F.max_pool2d(n, 3, stride, 1), *skip_kernel) if skip_kernel else n
                 out.append(skip.add_(r * per_clip(gate, r)))
                 inner.append(r)
                 gates.append((means, hidden, gate))
@@ -177,7 +174,7 @@ class ResidualFunction(Function):
         grad_squeeze, grad_excite = torch.zeros_like(squeeze), torch.zeros_like(excite)
         grad_middle, grad_outer = (norm[0].new_zeros(2, len(norm[0])) for norm in (middle, outer))  # weight, bias
 
-        grads_convolved = []  # but for what the statistics add
+        grads_convolved = []  # of the inner batch norm's output
         for h, r, g, (means, hidden, gate) in zip(convolved, inner, grads, gates, strict=True):
             grad_gate = (g * r).sum((2, 3), dtype=dtype) * gate * (1 - gate)
             grad_excite += grad_gate.T @ hidden
@@ -188,14 +185,13 @@ class ResidualFunction(Function):
             grad_r = add_per_clip_(g * per_clip(gate, g), grad_means)
             grad_a, grad_kernel = convolution_gradients(grad_r, a, inner_kernel, 1, 1)
             grad_kernels[1] += grad_kernel
-            grad_h, *grad_norm = normalize_gradients(aten.threshold_backward(grad_a, a, 0), h, *middle, ctx.eps)
-            grad_middle += torch.stack(grad_norm)
-            grads_convolved.append(grad_h)
+            grads_convolved.append(aten.threshold_backward(grad_a, a, 0))
+            grad_middle += torch.stack(normalize_sums(grads_convolved[-1], h, *middle, ctx.eps))
 
-        constant, slope = of_normalize(middle, ctx.eps, *grad_middle, sum(map(count, convolved)))
+        of_input = input_gradient(*middle[:3], ctx.eps, *grad_middle, sum(map(count, convolved)))
         grads_x = []
         for part, h, g, grad_h in zip(parts, convolved, grads, grads_convolved, strict=True):
-            add_affine_(grad_h, h, slope, constant)
+            grad_h = of_input(grad_h, h)
             n = normalize(part, *outer, ctx.eps)
             if skip_kernel:
                 pooled, indices = F.max_pool2d(n, 3, ctx.stride, 1, return_indices=True)
@@ -206,14 +202,11 @@ class ResidualFunction(Function):
             a = n.relu_()
             grad_a, grad_kernel = convolution_gradients(grad_h, a, kernel, ctx.stride, 1)
             grad_kernels[0] += grad_kernel
-            grad_n = aten.threshold_backward(grad_a, a, 0).add_(g)
-            grad_x, *grad_norm = normalize_gradients(grad_n, part, *outer, ctx.eps)
-            grad_outer += torch.stack(grad_norm)
-            grads_x.append(grad_x)
+            grads_x.append(aten.threshold_backward(grad_a, a, 0).add_(g))
+            grad_outer += torch.stack(normalize_sums(grads_x[-1], part, *outer, ctx.eps))
 
-        constant, slope = of_normalize(outer, ctx.eps, *grad_outer, count(x))
-        for part, grad_x in zip(parts, grads_x, strict=True):
-            add_affine_(grad_x, part, slope, constant)
+        of_input = input_gradient(*outer[:3], ctx.eps, *grad_outer, count(x))
+        grads_x = [of_input(grad_x, part) for part, grad_x in zip(parts, grads_x, strict=True)]
         return (torch.cat(grads_x), None, None, None, grad_squeeze, grad_excite, *grad_outer, *grad_middle,
                 *grad_kernels)  # fmt: skip
 
@@ -237,7 +230,13 @@ def convolution_gradients(
 ) -> tuple[Tensor | None, Tensor]:
     """Gradients of x (none unless `image`) and of the kernel."""
     geometry = [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1
-    return aten.convolution_backward(grad, x, kernel, None, *geometry, [image, True, False])[:2]
+    grad_x, grad_kernel, _ = aten.convolution_backward(grad, x, kernel, None, *geometry, [image, True, False])
+    return grad_x.contiguous(memory_format=torch.channels_last) if image else None, grad_kernel
+
+
+def convolve(x: Tensor, kernel: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+    """conv2d, channels last whichever library computes it."""
+    return F.conv2d(x, kernel, None, stride, padding).contiguous(memory_format=torch.channels_last)
 
 
 def per_clip(values: Tensor, x: Tensor) -> Tensor:
