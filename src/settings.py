@@ -182,7 +182,7 @@ def check_precision(precision: str) -> None:
     from unlabeledasd.hardware import PRECISIONS
 
     if precision not in PRECISIONS:
-        raise InputError(f"precision={precision}: allowed are auto, {', '.join(PRECISIONS)}")
+        raise InputError(f"precision={precision}: allowed are {', '.join(PRECISIONS)}, and auto for a new run")
 
 
 def fit(
