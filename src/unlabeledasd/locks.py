@@ -60,11 +60,12 @@ def take(lock: Path) -> Path | None:
         return None
     mine = numbered(lock, number + 1)
     try:
-        mine.touch(exist_ok=False)
+        created = mine.open("x", encoding="utf-8")
     except FileExistsError:  # another was faster
         return None
     try:
-        mine.write_text(json.dumps(me()), encoding="utf-8")
+        with created:
+            created.write(json.dumps(me()))
     except OSError:  # a full disk: nobody has to wait for what could not begin
         os.utime(mine, (0, 0))
         raise
