@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+CACHED = 1 << 19  # numbers whose intermediate results in float32 stay in a CPU's cache
 aten = torch.ops.aten
 
 
@@ -56,9 +57,9 @@ def normalize_sums(
 
 def input_gradient(
     mean: Tensor, var: Tensor, weight: Tensor, eps: float, grad_weight: Tensor, grad_bias: Tensor, n: int
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """The gradient of batch norm's input as a function of the gradient of its output and the input, (B, C, H, W) each;
-    n: numbers per channel of the batch.
+) -> Callable[[Tensor, Tensor, Tensor], None]:
+    """How the gradient of batch norm's input follows from that of its output and the input: a function that writes it
+    into its third argument, (B, C, H, W) each; n: numbers per channel of the batch.
 
     What the statistics add, constant + slope x, is smaller than the last digit of a bfloat16 gradient, and counts
     only as the sum of millions: so one sum in float32, rounded once.
@@ -67,23 +68,14 @@ def input_gradient(
     scale = weight * invstd
     slope = -scale * invstd * grad_weight / n
     constant = -scale * grad_bias / n - slope * mean
-    return lambda grad, x: affine(constant, (grad, scale), (x, slope))
 
+    def write(grad: Tensor, x: Tensor, out: Tensor) -> None:
+        # in rows of many pixels: broadcasting along a last axis of 16 channels takes ten times longer on a CPU
+        repeats = math.gcd(count(x), 64)
+        tensors = [y.permute(0, 2, 3, 1).view(-1, repeats * y.shape[1]) for y in (grad, x, out)]
+        a, b, c = (values.repeat(repeats) for values in (scale, slope, constant))
+        rows = CACHED // len(a) if x.device.type == "cpu" else len(tensors[0])
+        for g, x, o in zip(*(y.split(rows) for y in tensors), strict=True):
+            o.copy_(torch.addcmul(c, g.to(a.dtype), a).addcmul_(x.to(a.dtype), b))
 
-def channel_sums(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (C,), added up in float32 at least."""
-    return x.sum((0, 2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
-
-
-def affine(shift: Tensor, *terms: tuple[Tensor, Tensor]) -> Tensor:
-    """shift (C,) plus each x (B, C, H, W) times its scale (C,): in float32 at least, rounded once to x's precision.
-
-    In rows of many pixels: broadcasting along a last axis of 16 channels takes ten times longer on a CPU.
-    """
-    x = terms[0][0]
-    repeats = math.gcd(count(x), 64)
-    total = shift.repeat(repeats)
-    for x, scale in terms:
-        rows = x.permute(0, 2, 3, 1).reshape(-1, repeats * x.shape[1]).to(scale.dtype)
-        total = torch.addcmul(total, rows, scale.repeat(repeats))
-    return total.to(x.dtype).view(x.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+    return write

@@ -11,9 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from unlabeledasd.batch_norm import (
-    affine,
     channel_statistics,
-    channel_sums,
     count,
     input_gradient,
     normalize,
@@ -37,15 +35,15 @@ class Stem(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, image: Tensor) -> Tensor:
-        image, norm = in_layout(image), self.norm
+        norm = self.norm
         # Channels that batch norm turns over are turned over here: then it can wait until after the pooling.
         sign = torch.where(norm.weight < 0, -1.0, 1.0)
         kernel, weight = self.conv.weight * sign.view(-1, 1, 1, 1), norm.weight * sign
         if self.training:
             return StemFunction.apply(image, norm, sign, kernel, weight, norm.bias)
-        scale = weight * (norm.running_var + norm.eps).rsqrt()
+        image = in_layout(image)
         pooled = F.max_pool2d(convolve(image, kernel.to(image.dtype), 2), 3, 2)
-        return affine(norm.bias - norm.running_mean * sign * scale, (pooled, scale)).relu()
+        return F.batch_norm(pooled, norm.running_mean * sign, norm.running_var, weight, norm.bias, eps=norm.eps).relu()
 
 
 class StemFunction(Function):
@@ -59,6 +57,7 @@ class StemFunction(Function):
     def forward(
         ctx, image: Tensor, norm: nn.BatchNorm2d, sign: Tensor, kernel: Tensor, weight: Tensor, bias: Tensor
     ) -> Tensor:
+        ctx.dtype, image = image.dtype, in_layout(image)
         kernel = kernel.to(image.dtype, memory_format=torch.channels_last)
         with torch.autocast(image.device.type, enabled=False):
             ctx.clips = clips_at_once(image, len(kernel) / 4)
@@ -69,27 +68,25 @@ class StemFunction(Function):
                 pooled.append(F.max_pool2d(convolved[-1], 3, 2))
             mean, var = pooled_statistics(convolved, moments)
             update(norm, mean * sign, var, sum(map(count, convolved)))
-            scale = weight * (var + norm.eps).rsqrt()
             pooled = torch.cat(pooled)
-            out = affine(bias - mean * scale, (pooled, scale)).relu_()
+            out = normalize(pooled, mean, var, weight, bias, norm.eps).relu_()
         ctx.eps = norm.eps
-        ctx.save_for_backward(image, kernel, pooled, out, mean, var, weight, *convolved)
+        ctx.save_for_backward(image, kernel, pooled, out, mean, var, weight, bias, *convolved)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        image, kernel, pooled, out, mean, var, weight, *convolved = ctx.saved_tensors
+        image, kernel, pooled, out, mean, var, weight, bias, *convolved = ctx.saved_tensors
         grad = aten.threshold_backward(grad.contiguous(memory_format=torch.channels_last), out, 0)
-        grad_bias = channel_sums(grad)
-        grad_weight = (channel_sums(grad * pooled) - mean * grad_bias) * (var + ctx.eps).rsqrt()
-        of_input = input_gradient(mean, var, weight, ctx.eps, grad_weight, grad_bias, sum(map(count, convolved)))
-        grad_kernel, grad_image = torch.zeros_like(kernel, dtype=mean.dtype), torch.empty_like(image)
+        grad_weight, grad_bias = normalize_sums(grad, pooled, mean, var, weight, bias, ctx.eps)
+        to_input = input_gradient(mean, var, weight, ctx.eps, grad_weight, grad_bias, sum(map(count, convolved)))
+        grad_kernel, grad_image = torch.zeros_like(kernel, dtype=mean.dtype), torch.empty_like(image, dtype=ctx.dtype)
         parts = zip(image.split(ctx.clips), convolved, grad.split(ctx.clips), grad_image.split(ctx.clips), strict=True)
         for part, x, grad_part, grad_image_part in parts:
             indices = F.max_pool2d(x, 3, 2, return_indices=True)[1]
             grad_x = aten.max_pool2d_with_indices_backward(grad_part, x, [3, 3], [2, 2], [0, 0], [1, 1], False, indices)
-            grad_x = of_input(grad_x, x)
+            to_input(grad_x, x, grad_x)
             grad_kernel += convolution_gradients(grad_x, part, kernel, 2, 0, image=False)[1]
             grad_image_part.copy_(image_gradient(grad_x, kernel, part.shape))
         return grad_image, None, None, grad_kernel, grad_weight, grad_bias
@@ -188,10 +185,10 @@ class ResidualFunction(Function):
             grads_convolved.append(aten.threshold_backward(grad_a, a, 0))
             grad_middle += torch.stack(normalize_sums(grads_convolved[-1], h, *middle, ctx.eps))
 
-        of_input = input_gradient(*middle[:3], ctx.eps, *grad_middle, sum(map(count, convolved)))
+        to_input = input_gradient(*middle[:3], ctx.eps, *grad_middle, sum(map(count, convolved)))
         grads_x = []
         for part, h, g, grad_h in zip(parts, convolved, grads, grads_convolved, strict=True):
-            grad_h = of_input(grad_h, h)
+            to_input(grad_h, h, grad_h)
             n = normalize(part, *outer, ctx.eps)
             if skip_kernel:
                 pooled, indices = F.max_pool2d(n, 3, ctx.stride, 1, return_indices=True)
@@ -205,9 +202,11 @@ class ResidualFunction(Function):
             grads_x.append(aten.threshold_backward(grad_a, a, 0).add_(g))
             grad_outer += torch.stack(normalize_sums(grads_x[-1], part, *outer, ctx.eps))
 
-        of_input = input_gradient(*outer[:3], ctx.eps, *grad_outer, count(x))
-        grads_x = [of_input(grad_x, part) for part, grad_x in zip(parts, grads_x, strict=True)]
-        return (torch.cat(grads_x), None, None, None, grad_squeeze, grad_excite, *grad_outer, *grad_middle,
+        to_input = input_gradient(*outer[:3], ctx.eps, *grad_outer, count(x))
+        grad_x = torch.empty_like(x)
+        for part, grad_part, out in zip(parts, grads_x, grad_x.split(ctx.clips), strict=True):
+            to_input(grad_part, part, out)
+        return (grad_x, None, None, None, grad_squeeze, grad_excite, *grad_outer, *grad_middle,
                 *grad_kernels)  # fmt: skip
 
 
