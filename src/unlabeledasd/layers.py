@@ -153,7 +153,8 @@ class ResidualFunction(Function):
                 gate = torch.sigmoid(hidden @ excite.T)
                 n = normalize(part, *outer, norm.eps)
                 skip = convolve(F.max_pool2d(n, 3, stride, 1), *skip_kernel) if skip_kernel else n
-                out.append(skip.add_(r * per_clip(gate, r)))
+                rows(skip).addcmul_(rows(r), per_clip(gate, r))
+                out.append(skip)
                 inner.append(r)
                 gates.append((means, hidden, gate))
         ctx.n_parts = len(parts)
@@ -186,7 +187,8 @@ class ResidualFunction(Function):
             grad_squeeze += grad_hidden.T @ means
             grad_means = grad_hidden @ squeeze / r.shape[2:].numel()
             a = normalize(h, *middle, ctx.eps).relu_()
-            grad_r = add_per_clip_(g * per_clip(gate, g), grad_means)
+            grad_r = torch.empty_like(g)
+            torch.addcmul(per_clip(grad_means, g), rows(g), per_clip(gate, g), out=rows(grad_r))
             grad_a, grad_kernel = convolution_gradients(grad_r, a, inner_kernel, 1, 1)
             grad_kernels[1] += grad_kernel
             grads_convolved.append(aten.threshold_backward(grad_a, a, 0))
@@ -245,13 +247,11 @@ def convolve(x: Tensor, kernel: Tensor, stride: int = 1, padding: int = 0) -> Te
     return F.conv2d(x, kernel, None, stride, padding).contiguous(memory_format=torch.channels_last)
 
 
+def rows(x: Tensor) -> Tensor:
+    """(B, C, H, W), channels last -> (B, H, W C), a view: operations with `per_clip` are fast along long rows."""
+    return x.permute(0, 2, 3, 1).view(len(x), x.shape[2], -1)
+
+
 def per_clip(values: Tensor, x: Tensor) -> Tensor:
-    """(B, C) -> (B, C, 1, 1) in the precision of x."""
-    return values.to(x.dtype)[:, :, None, None]
-
-
-def add_per_clip_(x: Tensor, values: Tensor) -> Tensor:
-    """Add (B, C) to x (B, C, H, W), channels last, in place; as a product with ones, which is faster than adding."""
-    rows = x.permute(0, 2, 3, 1).view(len(x), -1, x.shape[1])  # (B, H W, C)
-    rows.baddbmm_(rows.new_ones(1, 1, 1).expand(len(x), rows.shape[1], 1), values.to(x.dtype)[:, None])
-    return x
+    """(B, C) -> (B, 1, W C) in the precision of x (B, C, H, W)."""
+    return values.to(x.dtype).repeat(1, x.shape[3])[:, None]
