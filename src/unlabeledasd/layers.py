@@ -107,7 +107,8 @@ def image_gradient(grad: Tensor, kernel: Tensor, shape: torch.Size) -> Tensor:
     by_parity = by_parity.permute(2, 4, 0, 1, 3).flip(3, 4).flatten(0, 1)  # (4, C, tap, tap)
     shifted = [F.pad(by_parity, (before * GROUP - taps + 1 + b, GROUP - 1 - b)) for b in range(GROUP)]
     grouped = torch.stack(shifted).unflatten(-1, (-1, GROUP))  # (b, 4, C, tap, group, b of the group)
-    grouped = grouped.permute(0, 1, 5, 2, 3, 4).flatten(2, 3).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    grouped = grouped.permute(0, 1, 5, 2, 3, 4).flatten(2, 3).flatten(0, 1)  # (b 4, b C, tap, group)
+    grouped = grouped.contiguous(memory_format=torch.channels_last)
     grad = F.pad(grad, (0, -grad.shape[3] % GROUP)) if grad.shape[3] % GROUP else grad
     grad = grad.permute(0, 2, 3, 1).unflatten(2, (-1, GROUP)).flatten(3).permute(0, 3, 1, 2)
     parities = F.conv2d(grad, grouped, padding=(taps - 1, before)).permute(0, 2, 3, 1).contiguous()

@@ -1,12 +1,19 @@
 """Anomaly scorers, by scikit-learn's contract: fitted on one machine's normal training clips; higher = more
 anomalous. A scorer's learned arrays (the attributes that end in "_") are all it needs to score."""
 
+from functools import cache
+
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.preprocessing import normalize
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
+
+
+@cache  # looking for them reads the list of all libraries
+def thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 class TargetKmeansCos(BaseEstimator):
@@ -35,7 +42,7 @@ class TargetKmeansCos(BaseEstimator):
             self.centers_ = source
         else:
             kmeans = KMeans(self.n_clusters, n_init=10, random_state=0)
-            with threadpool_limits(1):  # one thread: threads add up partial sums in the order they finish
+            with thread_pools().limit(limits=1):  # one thread: threads add up partial sums in the order they finish
                 self.centers_ = kmeans.fit(source).cluster_centers_
         return self
 
