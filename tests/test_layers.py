@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from unlabeledasd.batch_norm import channel_statistics, pooled_statistics
-from unlabeledasd.layers import Stem, image_gradient
+from unlabeledasd.layers import Stem, image_gradient, max_pool
 from unlabeledasd.networks import ResidualBlock
 
 
@@ -76,6 +76,15 @@ def test_residual_block_equals_its_layers(stride):
         torch.testing.assert_close(mine, theirs)
     block.eval(), other.eval()
     torch.testing.assert_close(block(x), by_layers(x))
+
+
+@pytest.mark.parametrize("size", [(3, 3), (4, 7), (8, 5), (21, 30)])
+def test_pooling(size):
+    x = torch.randn(2, 16, *size).contiguous(memory_format=torch.channels_last)
+    x[0, 3, 1, 2] = torch.nan
+    found, expected = max_pool(x), F.max_pool2d(x, 3, 2)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("kernel", [2, 3, 5, 7])

@@ -31,7 +31,7 @@ OPENL3_SOURCE = (
 class Embedder:
     """An extractor with `n_samples` and `extractor(wave (B, n_samples)) -> (embedding (B, D), ...)`, over files."""
 
-    def __init__(self, extractor: nn.Module, description: str, batch_size: int = 32, unit_norm: bool = False,
+    def __init__(self, extractor: nn.Module, description: str, batch_size: int = 16, unit_norm: bool = False,
                  precision: str = "32-true"):  # fmt: skip
         self.extractor, self.description = extractor, description
         self.batch_size, self.unit_norm, self.precision = batch_size, unit_norm, precision
@@ -90,7 +90,7 @@ class OwnModel(Embedder):
     """The embedding of a finished run: its extractor and a checkpoint that it kept. unit_norm: each on the unit
     sphere, as the losses and scorers see them."""
 
-    def __init__(self, extractor: nn.Module, checkpoint: str | Path, unit_norm: bool = False, batch_size: int = 32,
+    def __init__(self, extractor: nn.Module, checkpoint: str | Path, unit_norm: bool = False, batch_size: int = 16,
                  precision: str = "32-true"):  # fmt: skip
         extractor = evaluation.load_extractor(extractor, Path(checkpoint))
         super().__init__(extractor, "own model", batch_size, unit_norm, precision)

@@ -34,7 +34,7 @@ def embed(
     root: Path,
     paths: list[str],
     channel: int | None = None,
-    batch_size: int = 32,
+    batch_size: int = 16,
     num_workers: int = 0,
     device: str | torch.device = "cpu",
     description: str = "embedding",

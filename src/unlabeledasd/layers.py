@@ -43,7 +43,7 @@ class Stem(nn.Module):
         if self.training:
             return StemFunction.apply(image, norm, sign, kernel, weight, norm.bias)
         image = in_layout(image)
-        pooled = F.max_pool2d(convolve(image, kernel.to(image.dtype), 2), 3, 2)
+        pooled = max_pool(convolve(image, kernel.to(image.dtype), 2))
         return F.batch_norm(pooled, norm.running_mean * sign, norm.running_var, weight, norm.bias, eps=norm.eps).relu()
 
 
@@ -66,7 +66,7 @@ class StemFunction(Function):
             for part in image.split(ctx.clips):
                 convolved.append(convolve(part, kernel, 2))
                 moments.append(channel_statistics(convolved[-1]))
-                pooled.append(F.max_pool2d(convolved[-1], 3, 2))
+                pooled.append(max_pool(convolved[-1]))
             mean, var = pooled_statistics(convolved, moments)
             update(norm, mean * sign, var, sum(map(count, convolved)))
             pooled = torch.cat(pooled)
@@ -91,6 +91,18 @@ class StemFunction(Function):
             grad_kernel += convolution_gradients(grad_x, part, kernel, 2, 0, image=False)[1]
             grad_image_part.copy_(image_gradient(grad_x, kernel, part.shape))
         return grad_image, None, None, grad_kernel, grad_weight, grad_bias
+
+
+def max_pool(x: Tensor) -> Tensor:
+    """max_pool2d(x, 3, 2); on a CPU of columns, then of rows: half the time of all nine numbers with their index."""
+    if x.device.type != "cpu":
+        return F.max_pool2d(x, 3, 2)
+    height, width = ((size - 1) // 2 for size in x.shape[2:])
+    for dim, size in ((3, width), (2, height)):
+        first, second, third = (x.narrow(dim, start, 2 * size - 1) for start in range(3))
+        every_second = (slice(None),) * dim + (slice(None, None, 2),)
+        x = torch.maximum(torch.maximum(first[every_second], second[every_second]), third[every_second])
+    return x
 
 
 def image_gradient(grad: Tensor, kernel: Tensor, shape: torch.Size) -> Tensor:
