@@ -25,7 +25,17 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from run_settings import load_config, trained_extractor
-from settings import CONFIG_PATH, build, check_config, launch, pick_device, quiet_lightning, require_values, tell_errors
+from settings import (
+    CONFIG_PATH,
+    build,
+    check_config,
+    launch,
+    pick_device,
+    quiet_lightning,
+    require_values,
+    tell_errors,
+    use_threads,
+)
 from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError
 from unlabeledasd.labels import fingerprint, unlabeled_machines
@@ -176,8 +186,9 @@ def make_embedder(config: DictConfig, weights: Path):
     from unlabeledasd.embedders import OwnModel
 
     run = Run(weights.parents[2])
-    precision = load_config(run).get("precision", "32-true")
-    return OwnModel(trained_extractor(run), weights, config.source.teacher.unit_norm, precision=precision)
+    trained = load_config(run)
+    use_threads(trained.threads)
+    return OwnModel(trained_extractor(run), weights, config.source.teacher.unit_norm, precision=trained.precision)
 
 
 if __name__ == "__main__":

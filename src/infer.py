@@ -26,6 +26,7 @@ from settings import (
     quiet_lightning,
     require_values,
     tell_errors,
+    use_threads,
 )
 from unlabeledasd.errors import InputError
 from unlabeledasd.runs import Run, version_name, write_text
@@ -64,6 +65,7 @@ def infer(config: DictConfig, run: Run) -> None:
         raise InputError(f"name={name}: {record} tells of other settings under this name; choose another")
 
     check_precision(precision := config.precision or trained.precision)
+    use_threads(trained.threads)
     dataset = config.get("dataset") or trained.dataset
     root = Path(config.data_dir or trained.data_dir) / str(dataset.name) / "all" / "raw"
     table = load_clips(dataset, root, required=("test",))

@@ -171,11 +171,20 @@ def use_hardware(config: DictConfig) -> None:
     if config.threads == "auto":
         config.threads = torch.get_num_threads()
     check_precision(config.precision)
-    if type(config.threads) is not int or config.threads < 1:
-        raise InputError(f"threads={config.threads}: allowed are auto and numbers from 1")
-    torch.set_num_threads(config.threads)
-    hardware.keep_memory()
+    use_threads(config.threads)
     print(f"precision {config.precision}, threads {config.threads}")
+
+
+def use_threads(threads: int) -> None:
+    """Results equal to the last digit need as many threads as before. Memory is kept along the way."""
+    import torch
+
+    from unlabeledasd.hardware import keep_memory
+
+    if type(threads) is not int or threads < 1:
+        raise InputError(f"threads={threads}: allowed are auto and numbers from 1")
+    torch.set_num_threads(threads)
+    keep_memory()
 
 
 def check_precision(precision: str) -> None:
@@ -228,7 +237,7 @@ def pick_device(accelerator: str) -> "torch.device":
 def quiet_lightning() -> None:
     """Keep Lightning's advertisements, hardware list and hints that do not apply here from the terminal."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for hint in ("does not have many workers", "smaller than the logging interval", "treespec, LeafSpec"):
+    for hint in ("does not have many workers", "smaller than the logging interval", "treespec, LeafSpec", "`srun`"):
         warnings.filterwarnings("ignore", message=f".*{hint}")
 
 

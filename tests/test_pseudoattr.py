@@ -33,7 +33,7 @@ def make_teacher(results_dir, source: str, seed: int = 0) -> Run:
     network = "TripletNet" if source == "triplet" else "MultiResolutionNet"
     extractor = {"_target_": f"unlabeledasd.networks.{network}", "clip_seconds": SECONDS}
     run = Run(results_dir / "tiny" / RUNS[source])
-    write_text(run.config, OmegaConf.to_yaml({"model": {"extractor": extractor}}))
+    write_text(run.config, OmegaConf.to_yaml({"model": {"extractor": extractor}, "precision": "32-true", "threads": 1}))
     torch.manual_seed(seed)
     state = build(OmegaConf.create(extractor)).state_dict()
     file = run.checkpoint(EPOCHS[source])

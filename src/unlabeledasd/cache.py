@@ -2,34 +2,37 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from unlabeledasd.waveforms import read_clip
+from unlabeledasd.waveforms import opened, read_clip
 
 
 class ClipCache:
-    """16-bit samples of clips, one clip after the other on `device`."""
+    """16-bit samples of clips, one clip after the other on a device."""
 
-    def __init__(self, clips: list[np.ndarray], device: torch.device):
-        self.lengths = torch.tensor([len(clip) for clip in clips])
+    def __init__(self, lengths: list[int], device: torch.device):
+        self.lengths = torch.tensor(lengths)
         self.starts = self.lengths.cumsum(0) - self.lengths
-        self.samples = torch.cat([torch.from_numpy(clip) for clip in clips]).to(device)
+        self.samples = torch.empty(sum(lengths), dtype=torch.int16, device=device)
 
     @classmethod
     def read(
         cls, root: Path, paths: list[str], channel: int | None, device: torch.device, most_bytes: float
     ) -> "ClipCache | None":
-        """None where the clips take more than `most_bytes`, or one of them is not of 16 bits."""
-        clips, size = [], 0
-        for path in tqdm(paths, desc="clips to the device", unit="clip", leave=False):
-            clips.append(np.ascontiguousarray(read_clip(root / path, channel)))
-            size += clips[-1].nbytes
-            if size > most_bytes or clips[-1].dtype != np.int16:
-                return None
-        return cls(clips, device)
+        """None where the clips take more than `most_bytes`, or more than half of the memory that is free on a GPU, or
+        one of them is not of 16 bits."""
+        if device.type == "cuda":
+            most_bytes = min(most_bytes, torch.cuda.mem_get_info(device)[0] / 2)
+        headers = [header(root / path) for path in paths]
+        if any(not is_16_bit for _, is_16_bit in headers) or 2 * sum(length for length, _ in headers) > most_bytes:
+            return None
+        cache = cls([length for length, _ in headers], device)
+        places = cache.samples.split(cache.lengths.tolist())
+        for path, place in zip(tqdm(paths, desc="clips to the device", unit="clip", leave=False), places, strict=True):
+            place.copy_(torch.from_numpy(read_clip(root / path, channel)))
+        return cache
 
     def windows(self, index: Tensor, position: Tensor, n_samples: int, tiled: bool) -> Tensor:
         """Windows (B, n_samples) of the clips `index` (B,) at `position` (B,) in [0, 1), as waveforms.fit_length
@@ -41,3 +44,9 @@ class ClipCache:
         start, first, length = places[:, :, None]
         steps = torch.arange(n_samples, device=self.samples.device)
         return self.samples[start + (first + steps) % length]
+
+
+def header(path: Path) -> tuple[int, bool]:
+    """Samples per channel, and whether read_clip gives 16-bit ones."""
+    with opened(path) as file:
+        return file.frames, file.subtype == "PCM_16"

@@ -89,16 +89,21 @@ class ClipBatches(pl.LightningDataModule):
         self.cache: ClipCache | None = None
 
     def train_dataloader(self) -> DataLoader:
-        if self.cache is None and self.trainer and (device := self.trainer.strategy.root_device).type != "cpu":
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if self.cache is None and device.type != "cpu":
             self.fill_cache(device)
         if self.cache:
             return DataLoader(Places(self.dataset.classes), self.batch_size, sampler=self.sampler)
         return DataLoader(self.dataset, self.batch_size, sampler=self.sampler, collate_fn=collate,
-                          num_workers=self.num_workers, persistent_workers=self.num_workers > 0)  # fmt: skip
+                          num_workers=self.num_workers, persistent_workers=self.num_workers > 0,
+                          pin_memory=device.type == "cuda")  # fmt: skip
 
     def fill_cache(self, device: torch.device) -> None:
         clips = self.dataset
         self.cache = ClipCache.read(clips.root, clips.paths, clips.channel, device, 1e9 * self.cache_gb)
+
+    def teardown(self, stage: str) -> None:  # called by Lightning after training: scoring needs the memory
+        self.cache = None
 
     def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int) -> tuple[Tensor, Tensor]:
         if self.cache is None:
