@@ -23,7 +23,7 @@ def load_detector(folder: Path, precision: str | None = None) -> Detector:
         return load_run(folder, precision)
     except InputError:
         raise
-    except (KeyError, ValueError) as error:  # of json, pandas and our own look-ups
+    except (KeyError, ValueError, TypeError) as error:  # of json, pandas and our own look-ups
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise InputError(f"{folder}: damaged, or not what this version writes ({reason})") from error
 

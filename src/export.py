@@ -8,6 +8,7 @@ Needs the extra requirements: pip install -e '.[export]'. The folder is checked 
 
 import argparse
 import logging
+import shutil
 import warnings
 from copy import deepcopy
 from importlib.util import find_spec
@@ -119,15 +120,20 @@ def export(folder: Path, out: Path) -> None:
         for name, machine in detector.machines.items():
             learned = {k: v for k, v in vars(machine.scorers[i]).items() if k.endswith("_")}
             arrays |= {f"{epoch}/{name}/{key}": value for key, value in learned.items()}
-    write_npz(out / ARRAYS, arrays)
+    building = out.with_name(f"{out.name}.tmp")  # becomes the folder when the check is through
+    shutil.rmtree(building, ignore_errors=True)
+    write_npz(building / ARRAYS, arrays)
     networks = zip(config.score_epochs, load_networks(run, config), strict=True)
     for epoch, network in tqdm(networks, total=len(config.score_epochs), desc="exporting", unit="network"):
-        stfts = write_network(network, network_file(out, epoch))
-    write_json(out / CARD, make_card(run, config, detector, stfts))
+        stfts = write_network(network, network_file(building, epoch))
+    write_json(building / CARD, make_card(run, config, detector, stfts))
     # ONNX computes in float32, so it is float32 that it must agree with
-    if (worst := greatest_difference(load_detector(folder, "32-true"), load_detector(out))) > TOLERANCE:
-        (out / CARD).unlink()
+    if (worst := greatest_difference(load_detector(folder, "32-true"), load_detector(building))) > TOLERANCE:
+        shutil.rmtree(building)
         raise InputError(f"{out}: scores differ from those of {folder} by {worst:.1e}, more than {TOLERANCE}")
+    if out.exists():
+        out.rmdir()
+    building.rename(out)
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
     print(f"{out}: {len(detector.machines)} machines, {size:.0f} MB, scores within {worst:.1e} of the run's in float32")
 

@@ -40,7 +40,7 @@ def write_page(file: Path, tables: list[tuple], notes: str, options: Namespace) 
         css=(PARTS / "page.css").read_text(encoding="utf-8"),
         script=(PARTS / "page.js").read_text(encoding="utf-8"),
         plotly=get_plotlyjs(),
-        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("</", "<\\/"),
+        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     )
     write_text(file, text)
     if (size := len(text.encode()) / 1e6) > LIMIT_MB:

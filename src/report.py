@@ -112,6 +112,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=3, help="on the page, of each machine and method (%(default)s)")
     parser.add_argument("--data-dir", type=Path, help="where these clips are, if not where the runs found them")
     arguments = parser.parse_args()
+    for name in ("datasets", "methods", "seeds"):
+        setattr(arguments, name, list(dict.fromkeys(getattr(arguments, name))))
     with one_line_errors(OSError):
         if arguments.baseline and arguments.baseline not in arguments.methods:
             raise InputError(f"--baseline {arguments.baseline}: not among --methods {' '.join(arguments.methods)}")

@@ -24,6 +24,7 @@ from unlabeledasd.runs import Run, write_csv, write_text
 from unlabeledasd.worst import audio_uri, spectrogram_uri, wrongness
 
 VERSION, EPOCHS = "epoch_1_2", ("epoch1", "epoch2")
+CLASS = "<!--<script></script>b"  # a name that must not end the page's data
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
          "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"]  # fmt: skip
@@ -46,7 +47,7 @@ def make_results(folder, machines, methods, n_train=12, n_test=5, seconds=1.0, d
             text = f"data_dir: {folder}/data\ndataset: {{name: {dataset}, channel: null, sample_rate: 16000}}\n"
             write_text(run.config, text)
             classes = Labels.load(run.labels).clips if run.labels.is_file() else {}
-            Labels(["a", "</script>b"], classes | {path: i % 2 for i, path in enumerate(train)}).save(run.labels)
+            Labels(["a", CLASS], classes | {path: i % 2 for i, path in enumerate(train)}).save(run.labels)
             losses = pd.DataFrame({"epoch": [0, 0, 1, 1], "loss_step": [4.0, np.nan] * 2,
                                    "loss_epoch": [np.nan, 3.0, np.nan, 2.5]})  # fmt: skip
             write_csv(run.all / "logs/csv/version_0/metrics.csv", losses)
@@ -163,7 +164,7 @@ def test_data_of_the_page(small):
         named = [clips["path"][i] for i, c in enumerate(clips[key]["codes"]) if clips[key]["names"][c] == expected]
         word = {"v_2": "_v_2.wav", "target": "_target_", "anomaly": "_anomaly_"}[expected]
         assert named == [path for path in clips["path"] if word in path]
-    assert found["map"]["class"]["names"] == ["</script>b", "a", "test clip"]
+    assert found["map"]["class"]["names"] == [CLASS, "a", "test clip"]
     assert own["methods"]["na_0256"]["losses"] == {"epoch": [1, 2], "loss": [3.0, 2.5]}
     worst = [path for path, _ in found["worst"]]
     wrong = wrongness(test["AS-X"], test.is_normal)
@@ -280,7 +281,7 @@ def test_page_in_a_browser(small, window):
     headings = [text for key, text in outcome["seen"] if key == "heading"]
     assert headings == ["pump, na_1024, seed 1", "pump, na_0256, seed 1"]
     assert seen["plots"] == ["roc", "scores", "epochs", "loss", "map"]
-    assert seen["colours"] == [["</script>b", "a", "test clip"], ["source", "target"], ["v_0", "v_1", "v_2"],
+    assert seen["colours"] == [[CLASS, "a", "test clip"], ["source", "target"], ["v_0", "v_1", "v_2"],
                                ["anomaly", "normal", "training"]]  # fmt: skip
     assert any("section_00_" in text for text in seen["hover map"]), seen
     assert seen["hover roc"]

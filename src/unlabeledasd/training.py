@@ -46,7 +46,7 @@ class KeepEpochs(pl.Callback):
             self.run.scorers(version_name([epoch])).unlink(missing_ok=True)  # they were those of other weights
         with replacing(self.run.last_checkpoint) as path:
             trainer.save_checkpoint(path)
-            if self.run.last_checkpoint.exists():
+            if is_whole(self.run.last_checkpoint):
                 self.run.last_checkpoint.replace(self.run.previous_checkpoint)
 
 
