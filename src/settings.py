@@ -231,7 +231,7 @@ def fit(
 
     kept = list(range(1, epochs[-1] + 1)) if keep_all else epochs
     callbacks = [training.StopAtNonFiniteLoss(run), training.KeepEpochs(run, kept),
-                 training.ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]  # fmt: skip
+                 training.RecordProgress(run), training.ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]  # fmt: skip
     made = build(config.trainer, max_epochs=epochs[-1], callbacks=callbacks, precision=config.precision,
                  plugins=[training.CheckpointWriter()])  # fmt: skip
     if lacking := [epoch for epoch in epochs if not is_whole(run.checkpoint(epoch))]:

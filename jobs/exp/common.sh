@@ -84,6 +84,7 @@ run_command() {
 run_planned() {
   local run dataset method seed folder
   local -a held=() failed=()   # entries of RUNS, named by the launcher
+  [[ -z "${LIST_RUNS:-}" ]] || { printf '%s\n' "${PLAN[@]}"; return; }   # jobs/status.sh asks
   RUNS=() FOLDERS=() COMMANDS=()
   for run in ${PLAN[@]+"${PLAN[@]}"}; do
     IFS=$'\t' read -r dataset method seed <<< "${run}"
