@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from settings import CONFIG_PATH, build, flat, nodes
-from unlabeledasd.errors import InputError
+from unlabeledasd.errors import InputError, one_line
 from unlabeledasd.runs import Run, sha256, write_text
 
 if TYPE_CHECKING:
@@ -70,7 +71,21 @@ def make_once(config: DictConfig, run: Run, train: Callable[[DictConfig, Run], N
         if run.is_done:  # by another process, while this one started
             tell_finished(config, run)
         else:
-            train(config, run)
+            with told_in(run.error):
+                train(config, run)
+
+
+@contextmanager
+def told_in(file: Path) -> Iterator[None]:
+    """Leave an error in `file` for whoever looks at the run later, and remove that of the attempt before."""
+    file.unlink(missing_ok=True)
+    try:
+        yield
+    except Exception as error:
+        kind = "" if isinstance(error, (InputError, OSError)) else f"{type(error).__name__}: "
+        with suppress(InputError):  # the disk may be full
+            write_text(file, f"{kind}{one_line(error)}\n")
+        raise
 
 
 def keep_choices(config: DictConfig, run: Run) -> None:

@@ -104,6 +104,39 @@ def check_config(config: DictConfig) -> None:
     for key, node in nodes(plain):
         raw = OmegaConf.to_container(OmegaConf.select(config, key), resolve=False)
         check_node(key, node, raw)
+    if "trainer" in plain:
+        check_one_device(plain["trainer"])
+
+
+def check_one_device(trainer: dict) -> None:
+    """InputError where Lightning would spread one run over several devices."""
+    devices, strategy = trainer.get("devices", "auto"), trainer.get("strategy", "auto")
+    if isinstance(strategy, dict):
+        strategy = strategy["_target_"].rpartition(".")[2]
+    told = ""
+    if count_devices(devices) not in (1, "auto"):
+        told = f"devices={devices}"
+    elif trainer.get("num_nodes", 1) != 1:
+        told = f"num_nodes={trainer['num_nodes']}"
+    elif strategy != "auto" and not strategy.lower().startswith("single"):
+        told = f"strategy={strategy}"
+    elif devices == "auto" and (found := make_trainer(trainer.get("accelerator", "auto"), devices).num_devices) > 1:
+        told = f"devices=auto: takes {found} here"
+    if told:
+        raise InputError(f"trainer.{told}: a run is for one device, since statistics of whole batches are part of the "
+                         "method; many runs side by side fill several devices better (docs/cluster.md)")  # fmt: skip
+
+
+def count_devices(devices: int | str | list[int]) -> int | str:
+    """How many devices a setting means to Lightning, -1 being all; auto and what is no number stay as they are."""
+    if isinstance(devices, str) and "," in devices:  # "0,1", and "0," is one
+        devices = [index for index in devices.split(",") if index.strip()]
+    if isinstance(devices, list):
+        return len(devices)
+    try:
+        return int(devices)
+    except ValueError:
+        return devices
 
 
 def check_range(name: str, setting: str, value: Any) -> None:
@@ -207,7 +240,7 @@ def fit(
 
     kept = list(range(1, epochs[-1] + 1)) if keep_all else epochs
     callbacks = [training.StopAtNonFiniteLoss(run), training.KeepEpochs(run, kept),
-                 training.ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]  # fmt: skip
+                 training.RecordProgress(run), training.ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]  # fmt: skip
     made = build(config.trainer, max_epochs=epochs[-1], callbacks=callbacks, precision=config.precision,
                  plugins=[training.CheckpointWriter()])  # fmt: skip
     if lacking := [epoch for epoch in epochs if not is_whole(run.checkpoint(epoch))]:
@@ -229,9 +262,15 @@ def fit(
 
 def pick_device(accelerator: str) -> "torch.device":
     """The device that Lightning means by auto, cpu, gpu, ..."""
+    return make_trainer(accelerator, 1).strategy.root_device
+
+
+def make_trainer(accelerator: str, devices: int | str) -> "pl.Trainer":
+    """A trainer that is only asked what it would use."""
+    quiet_lightning()
     silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = {"_target_": "pytorch_lightning.Trainer", "accelerator": accelerator, "devices": 1, **silent}
-    return build(OmegaConf.create(trainer)).strategy.root_device
+    trainer = {"_target_": "pytorch_lightning.Trainer", "accelerator": accelerator, "devices": devices, **silent}
+    return build(OmegaConf.create(trainer))
 
 
 def quiet_lightning() -> None:

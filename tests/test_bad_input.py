@@ -369,6 +369,13 @@ def _(place):
     return place.train("trainer.accelerator=abacus")
 
 
+@case("several devices for one run")
+def _(place):
+    status = place.train("trainer.devices=2")
+    assert not place.results.exists()
+    return status
+
+
 @case("a key without value")
 def _(place):
     return place.check("seed=???")

@@ -111,6 +111,41 @@ def test_what_does_not_fit_is_named(override, message):
     assert "\n" not in str(error.value)
 
 
+TRIPLET = ["dataset=demo", "machine=gearbox", *SET]
+
+
+@pytest.mark.parametrize(("entry", "given"), [("train", settings("demo", "na_1024")), ("triplet", TRIPLET)])
+@pytest.mark.parametrize(
+    "override",
+    ["trainer.devices=4", "trainer.devices=-1", "trainer.devices='-1'", "trainer.devices='2'", "trainer.devices='0,1'",
+     "trainer.devices=[0,1]", "+trainer.num_nodes=2", "+trainer.strategy=ddp", "+trainer.strategy=fsdp",
+     "+trainer.strategy={_target_:pytorch_lightning.strategies.DDPStrategy}"],
+)  # fmt: skip
+def test_several_devices_are_refused(entry, given, override):
+    told = override.lstrip("+").partition("=")[0]
+    with pytest.raises(InputError, match=rf"^{told}=.+: a run is for one device, since .+ \(docs/cluster\.md\)$"):
+        check_config(compose(entry, [*given, override]))
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["trainer.devices='1'", "trainer.devices=[3]", "trainer.devices='3,'", "+trainer.num_nodes=1",
+     "+trainer.strategy=auto", "+trainer.strategy=single_device"],
+)  # fmt: skip
+def test_one_device_in_any_words(override):
+    check_config(compose("train", [*settings("demo", "na_1024"), override]))
+
+
+def test_auto_is_as_many_as_there_are(monkeypatch):
+    """A CPU is one device; of GPUs Lightning takes all that it sees."""
+    check_config(compose("train", [*settings("demo", "na_1024"), "trainer.devices=auto", "trainer.accelerator=cpu"]))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    for accelerator in ("auto", "gpu"):
+        given = [*settings("demo", "na_1024"), "trainer.devices=auto", f"trainer.accelerator={accelerator}"]
+        with pytest.raises(InputError, match=r"^trainer\.devices=auto: takes 2 here: a run is for one device"):
+            check_config(compose("train", given))
+
+
 def test_methods_of_table_1():
     """The branches say what the name says, larger first."""
     for method in (name for name in METHODS if name.startswith("na_")):

@@ -29,7 +29,7 @@ def job(tmp_path):
 
     def run(script: str, *arguments: str, **environment: str):
         names = ("DATA_DIR", "DATASETS", "METHODS", "SEEDS", "OVERRIDES", "DRY_RUN", "FAIL_FAST", "RESULTS_DIR",
-                 "REPORT")  # fmt: skip
+                 "REPORT", "LAUNCHER")  # fmt: skip
         clean = {name: value for name, value in os.environ.items() if name not in names}
         clean |= {"PATH": f"{stand_in.parent}:{clean['PATH']}", "LOG": str(tmp_path / "log"),
                   "RESULTS_DIR": str(tmp_path / "results"), "DATA_DIR": str(tmp_path)}  # fmt: skip
@@ -107,6 +107,7 @@ def test_a_run_that_does_not_finish(job, status, fail_fast, runs, returncode, me
     ("arguments", "environment", "message"),
     [([], {"DATA_DIR": ""}, "set data_dir in it, or export DATA_DIR"),
      ([], {"DATA_DIR": "/nowhere"}, "DATA_DIR=/nowhere: no such folder"),
+     ([], {"LAUNCHER": "pbs"}, "LAUNCHER=pbs: allowed are local, slurm, ray"),
      (["extra"], {}, "takes no arguments")],
 )  # fmt: skip
 def test_errors_in_one_line(job, arguments, environment, message):

@@ -27,6 +27,13 @@ LABEL_DIR="${LABEL_DIR:-${REPOSITORY}/pseudoattr/label}"
 [[ "${LABEL_DIR}" == /* ]] || LABEL_DIR="${PWD}/${LABEL_DIR}"
 RESULTS_DIR="${RESULTS_DIR#"${REPOSITORY}/"}" LABEL_DIR="${LABEL_DIR#"${REPOSITORY}/"}"
 cd "${REPOSITORY}"
+LAUNCHER="${LAUNCHER:-local}"   # what starts the runs: launch, in launch_<LAUNCHER>.sh
+case ${LAUNCHER} in
+  local | slurm | ray) ;;
+  *) echo "LAUNCHER=${LAUNCHER}: allowed are local, slurm, ray" >&2; exit 1 ;;
+esac
+# shellcheck source=jobs/exp/launch_local.sh
+source "jobs/exp/launch_${LAUNCHER}.sh"
 MB_PER_RUN=100   # three kept epochs, scorers and score CSVs of 16 machines
 
 # facts DATASET unlabeled|teacher|experiment3: names from the dataset's yaml (of own recordings, from their folder).
@@ -53,49 +60,49 @@ quoted() {
 dataset_name() { echo "${1#folder:}"; }
 run_folder() { echo "${RESULTS_DIR}/$(dataset_name "$1")/${2/:/_}_$3"; }
 
-# run_planned: the planned runs one after the other; a finished one is skipped, a failed one does not stop the rest.
+# run_command DATASET METHOD SEED: its command line, quoted for the shell, to be called in the repository.
+run_command() {
+  local override
+  local -a command
+  case $1 in
+    folder:*) command=(dataset=folder "$(quoted dataset.name="${1#folder:}")") ;;
+    *) command=(dataset="$1") ;;
+  esac
+  case $2 in
+    triplet:*) command=(python src/train_triplet.py "${command[@]}" "$(quoted machine="${2#triplet:}")") ;;
+    *) command=(python src/train.py "${command[@]}" method="$2") ;;
+  esac
+  command+=(seed="$3" "$(quoted data_dir="${DATA_DIR}")" "$(quoted results_dir="${RESULTS_DIR}")")
+  [[ "$2" != pattr_* || "${LABEL_DIR}" == pseudoattr/label ]] || command+=("$(quoted label_dir="${LABEL_DIR}")")
+  for override in ${OVERRIDES[@]+"${OVERRIDES[@]}"}; do
+    [[ "$2" == triplet:* && ! "${override}" =~ ^\+*(dataset\.|data\.|trainer\.|precision=|threads=) ]] || command+=("${override}")
+  done
+  printf '%q ' "${command[@]}"
+}
+
+# run_planned: what is to do of the plan, by the launcher; a finished run is skipped, a failed one does not stop the rest.
 run_planned() {
-  local run dataset method seed folder status command override
-  local -a todo=() held=() failed=()
+  local run dataset method seed folder
+  local -a held=() failed=()   # entries of RUNS, named by the launcher
+  [[ -z "${LIST_RUNS:-}" ]] || { printf '%s\n' "${PLAN[@]}"; return; }   # jobs/status.sh asks
+  RUNS=() FOLDERS=() COMMANDS=()
   for run in ${PLAN[@]+"${PLAN[@]}"}; do
     IFS=$'\t' read -r dataset method seed <<< "${run}"
     folder="$(run_folder "${dataset}" "${method}" "${seed}")"
     # with OVERRIDES, src/train.py tells whether they are those of the finished run
-    [[ -e "${folder}/all/done" && -z "${DRY_RUN:-}${OVERRIDES[*]-}" ]] && echo "finished already: ${folder}" || todo+=("${run}")
+    if [[ -e "${folder}/all/done" && -z "${DRY_RUN:-}${OVERRIDES[*]-}" ]]; then
+      echo "finished already: ${folder}"
+      continue
+    fi
+    RUNS+=("${run}") FOLDERS+=("${folder}") COMMANDS+=("$(run_command "${dataset}" "${method}" "${seed}")")
   done
   if [[ -z "${DRY_RUN:-}" ]]; then
     use_environment
     mkdir -p -- "${RESULTS_DIR}"
-    echo "${#todo[@]} of ${#PLAN[@]} runs to do, about $((${#todo[@]} * MB_PER_RUN)) MB in ${RESULTS_DIR}" \
+    echo "${#RUNS[@]} of ${#PLAN[@]} runs to do, about $((${#RUNS[@]} * MB_PER_RUN)) MB in ${RESULTS_DIR}" \
       "($(df -Pm -- "${RESULTS_DIR}" | awk 'NR == 2 { print $4 }') MB free)"
   fi
-  local left=${#todo[@]}
-  for run in ${todo[@]+"${todo[@]}"}; do
-    IFS=$'\t' read -r dataset method seed <<< "${run}"
-    case ${dataset} in
-      folder:*) command=(dataset=folder "$(quoted dataset.name="${dataset#folder:}")") ;;
-      *) command=(dataset="${dataset}") ;;
-    esac
-    case ${method} in
-      triplet:*) command=(python src/train_triplet.py "${command[@]}" "$(quoted machine="${method#triplet:}")") ;;
-      *) command=(python src/train.py "${command[@]}" method="${method}") ;;
-    esac
-    command+=(seed="${seed}" "$(quoted data_dir="${DATA_DIR}")" "$(quoted results_dir="${RESULTS_DIR}")")
-    [[ "${method}" != pattr_* || "${LABEL_DIR}" == pseudoattr/label ]] || command+=("$(quoted label_dir="${LABEL_DIR}")")
-    for override in ${OVERRIDES[@]+"${OVERRIDES[@]}"}; do
-      [[ "${method}" == triplet:* && ! "${override}" =~ ^\+*(dataset\.|data\.|trainer\.|precision=|threads=) ]] || command+=("${override}")
-    done
-    printf '%q ' "${command[@]}" && echo
-    [[ -z "${DRY_RUN:-}" ]] || continue
-    left=$((left - 1)) status=0
-    RUNS_AFTER=${left} "${command[@]}" || status=$?
-    case ${status} in
-      0) ;;
-      3) held+=("${run}") ;;   # another terminal or machine works on it
-      130) exit 130 ;;         # Ctrl-C
-      *) failed+=("${run}"); [[ -z "${FAIL_FAST:-}" ]] || break ;;
-    esac
-  done
+  launch
   PLAN=()
   [[ ${#held[@]} == 0 ]] || printf 'held elsewhere: %s\n' "${held[@]//$'\t'/ }" >&2
   [[ ${#failed[@]} == 0 ]] || { printf 'failed: %s\n' "${failed[@]//$'\t'/ }" >&2; FAILED=1; }

@@ -22,10 +22,7 @@ def one_line_errors(*others: type[Exception]) -> Iterator[None]:
         print(error, file=sys.stderr)
         sys.exit(3)
     except (InputError, *others) as error:
-        cause: BaseException = error  # configuration libraries wrap what a constructor raises
-        while cause.__cause__ is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__
-        print("error:", one_line(cause if isinstance(cause, InputError) else error), file=sys.stderr)
+        print("error:", one_line(error), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
@@ -33,6 +30,10 @@ def one_line_errors(*others: type[Exception]) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
+    cause = error  # configuration libraries wrap what a constructor raises
+    while cause.__cause__ is not None and not isinstance(cause, InputError):
+        cause = cause.__cause__
+    error = cause if isinstance(cause, InputError) else error
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
     text = str(error).partition("Config search path")[0]  # of Hydra

@@ -106,7 +106,8 @@ def newest(lock: Path) -> tuple[int, Path | None]:
 
 def read(file: Path) -> tuple[dict, float]:
     """What a lock file says, {} while it is being written, and when it was renewed."""
-    with file.open(encoding="utf-8") as opened:  # opening asks the server; a bare stat may be answered from a cache
+    # opening asks the server; a bare stat may be answered from a cache
+    with file.open(encoding="utf-8", errors="replace") as opened:
         text, renewed = opened.read(), os.fstat(opened.fileno()).st_mtime
     try:
         return dict(json.loads(text)), renewed
@@ -114,7 +115,7 @@ def read(file: Path) -> tuple[dict, float]:
         return {}, renewed
 
 
-def is_held(file: Path) -> bool:
+def is_held(file: Path, now: float | None = None) -> bool:
     try:
         holder, renewed = read(file)
     except FileNotFoundError:  # taken over since it was listed
@@ -122,8 +123,21 @@ def is_held(file: Path) -> bool:
     if renewed < RELEASED:
         return False
     if holder.get("place") == place():
-        return started(holder["pid"]) == holder["started"]
-    return server_time(file) - renewed < STALE_SECONDS
+        return started(holder.get("pid")) == holder.get("started", "")
+    return (server_time(file) if now is None else now) - renewed < STALE_SECONDS
+
+
+def look(lock: Path) -> dict | None:
+    """Who took the lock last: host, pid, since, ... and `renewed`, `held`; None if it was given back, or never taken.
+    Writes nothing, and so judges other machines by this one's clock."""
+    if not lock.parent.is_dir() or (file := newest(lock)[1]) is None:
+        return None
+    try:
+        holder, renewed = read(file)
+        held = is_held(file, time.time())
+    except FileNotFoundError:  # another takes it over at this moment
+        return {"renewed": time.time(), "held": True}
+    return {**holder, "renewed": renewed, "held": held} if renewed >= RELEASED else None
 
 
 def server_time(file: Path) -> float:

@@ -98,6 +98,8 @@ class Run:
         self.labels = self.all / "labels.json"
         self.environment = self.all / "environment.json"
         self.done_marker = self.all / "done"
+        self.progress = self.all / "progress.json"  # epochs trained and of how many, and how long they took
+        self.error = self.all / "error"  # what ended the last attempt, in one line
         self.last_checkpoint = self.all / "checkpoints" / "last.ckpt"
         self.previous_checkpoint = self.all / "checkpoints" / "previous.ckpt"  # for when the last one is damaged
 
@@ -143,8 +145,8 @@ class Run:
         """Remove all that a run writes, the done marker first, so that no half of it passes for a run; its paths."""
         versions = sorted(self.folder.glob("*/infer/version_*"))
         folders = [self.all / name for name in ("scorers", "infer", "checkpoints", "logs")]
-        present = [path for path in (self.done_marker, *versions, *folders, self.labels, self.environment, self.config)
-                   if path.exists()]  # fmt: skip
+        files = (self.labels, self.environment, self.progress, self.error, self.config)
+        present = [path for path in (self.done_marker, *versions, *folders, *files) if path.exists()]
         for path in present:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         return [path.relative_to(self.folder).as_posix() for path in present]

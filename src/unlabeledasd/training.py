@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 import unlabeledasd
 from unlabeledasd.errors import InputError
+from unlabeledasd.progress import duration
 from unlabeledasd.runs import Run, is_whole, replacing, version_name, write_json
 
 PACKAGES = ("torch", "torchaudio", "pytorch-lightning", "numpy", "scipy", "scikit-learn", "pandas", "soundfile")
@@ -70,6 +71,26 @@ def resume_point(run: Run, epoch: int) -> Path | None:
             elif finished < epoch:
                 return path
     return None
+
+
+class RecordProgress(pl.Callback):
+    """Writes after every epoch how far training is, for jobs/status.sh: goes after KeepEpochs."""
+
+    def __init__(self, run: Run):
+        self.run, self.seconds = run, []  # of each epoch that this process trained
+
+    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        self.write(trainer.current_epoch, trainer)
+        self.begun = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+        now = time.monotonic()
+        self.seconds.append(round(now - self.begun, 3))
+        self.begun = now
+        self.write(trainer.current_epoch + 1, trainer)
+
+    def write(self, epoch: int, trainer: pl.Trainer) -> None:
+        write_json(self.run.progress, {"epoch": epoch, "epochs": trainer.max_epochs, "seconds": self.seconds})
 
 
 class StopAtNonFiniteLoss(pl.Callback):
@@ -162,14 +183,6 @@ class ProgressBar(pl.Callback):
     def teardown(self, *_, **__) -> None:
         if hasattr(self, "bar"):
             self.bar.close()
-
-
-def duration(seconds: float) -> str:
-    """90 -> "1.5 min"."""
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def processor() -> str:
