@@ -2,7 +2,7 @@
 benchmarks/train_step.py. float32, eager, default memory layout, allocator and threads; clips decoded by DataLoader
 workers.
 
-  python benchmarks/plain.py FOLDER [--method subloss_0256_4096] [--batches 4] [--workers 2]
+  python benchmarks/plain.py FOLDER [--method subloss_0256_4096] [--batches 4] [--workers 2] [--bf16]
 
 Trains on FOLDER/<machine>/train/*.wav, one class per machine; prints JSON: the seconds of each step after the first,
 and the peak of anonymous memory.
@@ -128,6 +128,7 @@ def main() -> None:
     parser.add_argument("--method", default="subloss_0256_4096", help="na_* or subloss_* (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16, channels_last")
     options = parser.parse_args()
     peak = {"GB": 0.0}
     threading.Thread(target=watch_memory, args=(peak,), daemon=True).start()
@@ -136,6 +137,8 @@ def main() -> None:
     n_ffts = sorted(map(int, n_ffts), reverse=True)
     clips = Clips(options.folder)
     branches = nn.ModuleList([Spectrum(), *map(Stft, n_ffts)])
+    if options.bf16:
+        branches.to(memory_format=torch.channels_last)
     whole = AdaCos(128 * len(branches), clips.n_classes, trainable=False)
     heads = nn.ModuleList(AdaCos(128, clips.n_classes, True) for _ in branches if family == "subloss")
     trained = [p for p in nn.ModuleList([branches, whole, heads]).parameters() if p.requires_grad]
@@ -149,7 +152,9 @@ def main() -> None:
         ratio = torch.where(torch.rand(len(wave), 1) < 0.5, torch.rand(len(wave), 1), 1.0)
         partner = torch.randperm(len(wave))
         wave, target = (ratio * v + (1 - ratio) * v[partner] for v in (wave, target))
-        outputs = [branch(wave) for branch in branches]
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            outputs = [branch(wave) for branch in branches]
+        outputs = [output.float() for output in outputs]
         loss = whole(torch.cat(outputs, 1), target)
         loss = loss + sum(head(output, target) for head, output in zip(heads, outputs, strict=False))
         optimizer.zero_grad()

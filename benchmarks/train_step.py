@@ -6,6 +6,7 @@ Batches of 64 clips of 18 s (10 s on disk, as in DCASE data). Each measurement i
 
   plain         float32, default allocator, clips decoded by two DataLoader workers
   plain tuned   the same with an allocator that keeps its memory (three MALLOC_ variables)
+  plain bf16    tuned, with autocast to bfloat16 and channels_last too
   train         what src/train.py does, reading included, default settings
   step          the same without reading and without Lightning: one batch, again and again
   float32       as train, with precision=32-true
@@ -76,15 +77,16 @@ def step_worker(data_dir: Path, method: str, batches: str) -> list[float]:
 
 def measure(path: str, data_dir: Path, method: str, batches: int) -> dict:
     if path.startswith("plain"):
-        arguments = "plain.py", data_dir / "bench/all/raw", "--method", method, "--batches", batches
-        return child(*arguments, **(KEEP if path == "plain tuned" else {}))
+        arguments = ["plain.py", data_dir / "bench/all/raw", "--method", method, "--batches", batches]
+        arguments += ["--bf16"] if path == "plain bf16" else []
+        return child(*arguments, **({} if path == "plain" else KEEP))
     worker = ["step"] if path == "step" else ["train"]
     overrides = ["precision=32-true"] if path == "float32" else []
     return child("train_step.py", "--worker", *worker, data_dir, method, batches, *overrides)
 
 
 def main() -> None:
-    paths = "plain,plain tuned,train,step,float32"
+    paths = "plain,plain tuned,plain bf16,train,step,float32"
     given = options(__doc__, methods="subloss_0256_4096", batches=5, rounds=2, paths=paths)
     if given.worker:
         peak, (name, folder, *arguments) = MemoryPeak(), given.worker
