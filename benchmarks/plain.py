@@ -1,23 +1,21 @@
 """The method as a competent PyTorch user would write it, without this repository's library: the yardstick of
-benchmarks/train_step.py. float32, eager, default memory layout, allocator and threads; clips decoded by DataLoader
-workers.
+benchmarks/train_step.py. float32, eager, PyTorch's defaults; clips decoded by two DataLoader workers.
 
-  python benchmarks/plain.py FOLDER [--method subloss_0256_4096] [--batches 4] [--workers 2] [--bf16]
+  python benchmarks/plain.py FOLDER [--method subloss_0256_4096] [--batches 4] [--bf16]
 
-Trains on FOLDER/<machine>/train/*.wav, one class per machine; prints JSON: the seconds of each step after the first,
-and the peak of anonymous memory.
+Trains on FOLDER/<machine>/train/*.wav; prints JSON: seconds of each step after the first, peak of anonymous memory.
 """
 
 import argparse
 import json
 import math
-import threading
 import time
 from pathlib import Path
 
 import soundfile
 import torch
 import torchaudio
+from measuring import MemoryPeak
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -28,9 +26,8 @@ SECONDS, RATE, BATCH, SUBCLUSTERS = 18, 16000, 64, 16
 class Clips(Dataset):
     def __init__(self, folder: Path, pattern: str = "*/train/*.wav"):
         self.files = sorted(folder.glob(pattern))
-        machines = [file.parents[1].name for file in self.files]
-        names = sorted(set(machines))
-        self.labels = [names.index(machine) for machine in machines]
+        names = sorted({file.parents[1].name for file in self.files})
+        self.labels = [names.index(file.parents[1].name) for file in self.files]
         self.n_classes = len(names)
 
     def __len__(self):
@@ -115,54 +112,38 @@ class AdaCos(nn.Module):
         return -(target * logits.log_softmax(1)).sum(1).mean()
 
 
-def watch_memory(peak: dict) -> None:
-    while True:
-        status = Path("/proc/self/status").read_text()
-        peak["GB"] = max(peak["GB"], int(status.split("RssAnon:")[1].split()[0]) / 1e6)
-        time.sleep(0.02)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--method", default="subloss_0256_4096", help="na_* or subloss_* (default: %(default)s)")
     parser.add_argument("--batches", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16, channels_last")
     options = parser.parse_args()
-    peak = {"GB": 0.0}
-    threading.Thread(target=watch_memory, args=(peak,), daemon=True).start()
+    peak = MemoryPeak()
     torch.manual_seed(0)
     family, *n_ffts = options.method.split("_")
-    n_ffts = sorted(map(int, n_ffts), reverse=True)
     clips = Clips(options.folder)
-    branches = nn.ModuleList([Spectrum(), *map(Stft, n_ffts)])
-    if options.bf16:
-        branches.to(memory_format=torch.channels_last)
+    branches = nn.ModuleList([Spectrum(), *map(Stft, sorted(map(int, n_ffts), reverse=True))])
+    branches.to(memory_format=torch.channels_last if options.bf16 else torch.contiguous_format)
     whole = AdaCos(128 * len(branches), clips.n_classes, trainable=False)
     heads = nn.ModuleList(AdaCos(128, clips.n_classes, True) for _ in branches if family == "subloss")
-    trained = [p for p in nn.ModuleList([branches, whole, heads]).parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3)
-    loader = DataLoader(clips, BATCH, shuffle=True, num_workers=options.workers, drop_last=True)
+    optimizer = torch.optim.AdamW(nn.ModuleList([branches, whole, heads]).parameters(), lr=1e-3)
+    loader = DataLoader(clips, BATCH, shuffle=True, num_workers=2, drop_last=True)
     seconds, start = [], time.perf_counter()
-    for i, (wave, label) in enumerate(loader):
-        if i == options.batches:
-            break
+    for _, (wave, label) in zip(range(options.batches), loader, strict=False):
         target = F.one_hot(label, clips.n_classes).float()
         ratio = torch.where(torch.rand(len(wave), 1) < 0.5, torch.rand(len(wave), 1), 1.0)
         partner = torch.randperm(len(wave))
         wave, target = (ratio * v + (1 - ratio) * v[partner] for v in (wave, target))
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
-            outputs = [branch(wave) for branch in branches]
-        outputs = [output.float() for output in outputs]
-        loss = whole(torch.cat(outputs, 1), target)
-        loss = loss + sum(head(output, target) for head, output in zip(heads, outputs, strict=False))
+            outputs = [branch(wave).float() for branch in branches]
+        loss = sum(head(o, target) for head, o in zip([whole, *heads], [torch.cat(outputs, 1), *outputs], strict=False))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         seconds.append(time.perf_counter() - start)
-        start = time.perf_counter()
-    print(json.dumps({"seconds": seconds[1:], "peak_gb": peak["GB"], "loss": loss.item()}))
+        start += seconds[-1]
+    print(json.dumps({"seconds": seconds[1:], "peak_gb": peak.gb, "loss": loss.item()}))
 
 
 if __name__ == "__main__":
