@@ -8,10 +8,11 @@ launch() {
     ((${#COMMANDS[@]} == 0)) || printf '%s\n' "${COMMANDS[@]}"
     return
   fi
-  ended="$(
-    for i in "${!RUNS[@]}"; do printf '%s\0' "${RUNS[i]}" "${FOLDERS[i]}" "${COMMANDS[i]}"; done \
-      | python jobs/exp/ray_runs.py
-  )" || exit $?
+  trap 'exit 130' INT   # bash would die of the signal, which callers cannot tell from a crash
+  ended="$(python jobs/exp/ray_runs.py < <(
+    for i in "${!RUNS[@]}"; do printf '%s\0' "${RUNS[i]}" "${FOLDERS[i]}" "${COMMANDS[i]}"; done
+  ))" || exit $?
+  trap - INT
   while read -r i status; do
     case ${status} in
       0) ;;
