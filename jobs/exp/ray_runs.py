@@ -170,10 +170,12 @@ def main() -> None:
     parser.parse_args()
     runs = read_runs(sys.stdin.buffer.read())
     ray = connect()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # Ray prints news of its nodes there
     try:
         with tqdm(total=len(runs), unit="run", dynamic_ncols=True, smoothing=0) as bar:
             for number, status in run_all(ray, runs, bar):
-                print(number, status, flush=True)
+                print(number, status, file=answers, flush=True)
                 if status not in (0, 3) and os.environ.get("FAIL_FAST"):
                     break
     finally:
