@@ -194,13 +194,16 @@ def fit(
     keep_all: bool = False,
 ) -> "pl.Trainer":
     """Train until the last of `epochs`, from where the run stopped; keep the weights of `epochs`, or of all."""
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
     from unlabeledasd import training
 
     kept = list(range(1, epochs[-1] + 1)) if keep_all else epochs
     callbacks = [training.StopAtNonFiniteLoss(run), training.KeepEpochs(run, kept),
                  training.ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]  # fmt: skip
+    # one process, also in a job of Slurm: there Lightning would take signals and requeueing into its own hands
     made = build(config.trainer, max_epochs=epochs[-1], callbacks=callbacks, precision=config.precision,
-                 plugins=[training.CheckpointWriter()])  # fmt: skip
+                 plugins=[training.CheckpointWriter(), LightningEnvironment()])  # fmt: skip
     if lacking := [epoch for epoch in epochs if not is_whole(run.checkpoint(epoch))]:
         for path in (run.checkpoint(epoch) for epoch in lacking):
             if path.exists():
@@ -220,9 +223,11 @@ def fit(
 
 def pick_device(accelerator: str) -> "torch.device":
     """The device that Lightning means by auto, cpu, gpu, ..."""
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
     silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = {"_target_": "pytorch_lightning.Trainer", "accelerator": accelerator, "devices": 1, **silent}
-    return build(OmegaConf.create(trainer)).strategy.root_device
+    return build(OmegaConf.create(trainer), plugins=[LightningEnvironment()]).strategy.root_device
 
 
 def quiet_lightning() -> None:

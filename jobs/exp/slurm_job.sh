@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# One task of a job array that jobs/exp/launch_slurm.sh submits: line TASK + 1 of SUBMISSION/commands.
+#
+#   sbatch --array=TASKS jobs/exp/slurm_job.sh REPOSITORY SUBMISSION
+#
+# What the #SBATCH lines below ask for gives way to SBATCH_* of the environment, and both to SBATCH_OPTIONS.
+# USR1, which Slurm sends 120 s before the time limit, ends the run and queues the job again; it goes on from its last
+# whole epoch. TERM, which is preemption or scancel, ends it; a preempted job is queued again by Slurm itself.
+
+#SBATCH --gres=gpu:1
+#SBATCH --cpus-per-task=4
+#SBATCH --mem=16G
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+
+set -uo pipefail
+if [[ $# != 2 ]]; then awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; exit; fi
+
+again="" stopped="" child=""
+stop() { stopped=1; [[ -z "${child}" ]] || kill -TERM -- "-${child}" 2> /dev/null; }
+trap 'again=1; stop' USR1
+trap stop TERM
+
+cd "$1" || exit
+# shellcheck source=jobs/environment.sh
+source jobs/environment.sh   # not beside this script, which Slurm calls as a copy
+use_environment
+export OMP_NUM_THREADS="${SLURM_CPUS_ON_NODE:-1}"   # `threads: auto` takes as many; a node may not bind the job to its CPUs
+export UNLABELEDASD_WAIT=300                        # for the lock of a node that is gone, stale after 3 minutes
+command="$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$2/commands")"
+echo "== $(date +'%F %T'): job ${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID} on ${SLURMD_NODENAME:-$(hostname)}," \
+  "start $((${SLURM_RESTART_COUNT:-0} + 1)): ${command}"
+
+set -m   # a process group of its own, to end the run with whatever it called
+bash -c "exec ${command}" &
+child=$!
+[[ -z "${stopped}" ]] || stop
+status=0
+wait "${child}" || status=$?
+while kill -0 "${child}" 2> /dev/null; do   # a trap ended the wait
+  status=0
+  wait "${child}" || status=$?
+done
+if [[ -n "${again}" && ${status} != 0 ]]; then
+  echo "== $(date +'%F %T'): told to end, queued again"
+  scontrol requeue "${SLURM_JOB_ID}"
+fi
+exit "${status}"
