@@ -10,6 +10,7 @@ in the root of the repository, its output appended to <folder>/launch.log. When 
                     for the time of the runs
     GPUS_PER_RUN    from 0 to 1; 0.25: four runs share a GPU (default: 1, or 0 where the cluster has none)
     CPUS_PER_RUN    and threads (default: 4, or what the nodes have)
+    JOBS            at most so many runs at a time (default: as many as the cluster has room for)
     FAIL_FAST=1     stop at the first run that fails
 
 A run whose node is lost goes on elsewhere; one that fails is not tried again. Runs end with this program.
@@ -25,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,7 +127,9 @@ def run_all(ray, runs: list[Run], bar: tqdm) -> Iterator[tuple[int, int]]:
     at_once = sum(places(node, cpus, gpus) for node in nodes)
     if not at_once:
         raise InputError(f"CPUS_PER_RUN={cpus} GPUS_PER_RUN={gpus:g}: no node of the cluster has as much")
-    bar.write(f"Ray: {len(nodes)} node(s); {cpus} CPUs and {gpus:g} GPUs a run, {at_once} at a time", file=sys.stderr)
+    jobs = int(os.environ.get("JOBS") or len(runs))  # common.sh has checked it
+    bar.write(f"Ray: {len(nodes)} node(s); {cpus} CPUs and {gpus:g} GPUs a run, {min(at_once, jobs)} at a time",
+              file=sys.stderr)  # fmt: skip
 
     environment = {name: value for name, value in os.environ.items()
                    if not name.startswith("RAY_") and not name.endswith("_VISIBLE_DEVICES")}  # fmt: skip
@@ -136,7 +140,8 @@ def run_all(ray, runs: list[Run], bar: tqdm) -> Iterator[tuple[int, int]]:
         return task.remote(runs[number], str(ROOT), {**environment, **more}, gpus)
 
     tries: Counter[int] = Counter()
-    pending = {submit(number): number for number in range(len(runs))}
+    waiting = iter(range(len(runs)))
+    pending = {submit(number): number for number in islice(waiting, jobs)}
     try:
         while pending:
             (ended,), _ = ray.wait(list(pending))
@@ -160,6 +165,7 @@ def run_all(ray, runs: list[Run], bar: tqdm) -> Iterator[tuple[int, int]]:
             bar.write(told, file=sys.stderr)
             bar.update()
             yield number, status
+            pending |= {submit(number): number for number in islice(waiting, 1)}
     finally:
         for left in pending:
             ray.cancel(left, force=True)  # its worker ends, and with it the run
