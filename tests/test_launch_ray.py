@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from ray_runs import Run, execute, last_line, places, read_runs, share
+from ray_runs import Run, execute, last_line, places, read_runs, setting
 from unlabeledasd.errors import InputError
 
 STAND_IN = """#!/bin/sh
@@ -108,46 +108,36 @@ def test_no_cluster_at_the_address(tmp_path):
     assert done.stderr.decode() == "error: RAY_ADDRESS=10.0.0.1:6379: Could not find any cluster\n"
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "value"),
-    [("GPUS_PER_RUN", "0.25", 0.25), ("GPUS_PER_RUN", "0", 0), ("GPUS_PER_RUN", "1", 1), ("CPUS_PER_RUN", "6", 6),
-     ("GPUS_PER_RUN", "", 0.5), ("GPUS_PER_RUN", "2", None), ("GPUS_PER_RUN", "-0.5", None),
-     ("CPUS_PER_RUN", "0", None), ("GPUS_PER_RUN", "nan", None), ("CPUS_PER_RUN", "1.5", None), ("CPUS_PER_RUN", "all", None)],
-)  # fmt: skip
-def test_shares(name, text, value, monkeypatch):
-    monkeypatch.setenv(name, text)
-    whole = name == "CPUS_PER_RUN"
-    if value is None:
-        with pytest.raises(InputError, match=f"{name}={text}: allowed are "):
-            share(name, 0.5, whole)
-    else:
-        assert share(name, 0.5, whole) == value
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "all", "²"])
+def test_settings_are_whole_numbers(text, monkeypatch):
+    monkeypatch.setenv("CPUS_PER_RUN", text)
+    with pytest.raises(InputError, match=f"CPUS_PER_RUN={text}: a whole number, at least 1"):
+        setting("CPUS_PER_RUN", 4)
 
 
 @pytest.mark.parametrize(
-    ("node", "cpus", "gpus", "count"),
-    [({"CPU": 64, "GPU": 8}, 1, 0.25, 32), ({"CPU": 64, "GPU": 8}, 4, 0.25, 16), ({"CPU": 8}, 1, 0.5, 0),
-     ({"CPU": 64, "GPU": 2}, 1, 0.4, 4), ({"CPU": 7}, 2, 0, 3), ({"GPU": 4}, 1, 1, 0),
-     ({"CPU": 9, "GPU": 1}, 1, 0.1, 9)],
+    ("node", "cpus", "per_gpu", "count"),
+    [({"CPU": 64, "GPU": 8}, 1, 4, 32), ({"CPU": 64, "GPU": 8}, 4, 4, 16), ({"CPU": 8}, 1, 2, 0),
+     ({"CPU": 64, "GPU": 2}, 1, 3, 6), ({"CPU": 7}, 2, None, 3), ({"GPU": 4}, 1, 1, 0)],
 )  # fmt: skip
-def test_places_of_a_node(node, cpus, gpus, count):
-    assert places(node, cpus, gpus) == count
+def test_places_of_a_node(node, cpus, per_gpu, count):
+    assert places(node, cpus, per_gpu) == count
 
 
-@pytest.mark.parametrize("gpus", [0, 0.5])
-def test_a_run_on_its_node(gpus, tmp_path, monkeypatch):
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_run_on_its_node(on_gpu, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")  # as Ray sets it for a task
     folder = tmp_path / "new/run"
     folder.mkdir(parents=True)
     (folder / "launch.log").write_text("before\n")
     command = 'printf "%s\\n" "$PWD" "$MARK" "[$CUDA_VISIBLE_DEVICES]"; echo "it broke" >&2; exit 7'
     run = Run("a b 1", str(folder), f"bash -c {shlex.quote(command)}")
-    status, _, _ = execute(run, str(ROOT), {"PATH": os.environ["PATH"], "MARK": "of the driver"}, gpus)
+    status, _, _ = execute(run, str(ROOT), {"PATH": os.environ["PATH"], "MARK": "of the driver"}, on_gpu)
     assert status == 7
     before, header, *told = (folder / "launch.log").read_text().splitlines()
     assert before == "before"
     assert header.endswith(run.command)
-    assert told == [str(ROOT), "of the driver", "[5]" if gpus else "[]", "it broke"]
+    assert told == [str(ROOT), "of the driver", "[5]" if on_gpu else "[]", "it broke"]
     assert last_line(str(folder)) == "it broke"
 
 
@@ -165,7 +155,7 @@ def test_a_run_ends_with_its_worker(tmp_path):
     command = f"trap '' TERM HUP INT; echo $$ > {pidfile}; while :; do sleep 0.05; done"
     run = Run("a", str(tmp_path), f"bash -c {shlex.quote(command)}")
     script = (f"from ray_runs import Run, execute\n"
-              f"execute(Run(*{tuple(run)}), {str(ROOT)!r}, {{'PATH': {os.environ['PATH']!r}}}, 0)")  # fmt: skip
+              f"execute(Run(*{tuple(run)}), {str(ROOT)!r}, {{'PATH': {os.environ['PATH']!r}}}, False)")  # fmt: skip
     path = os.pathsep.join([str(ROOT / "jobs/exp"), str(ROOT / "src")])
     worker = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path})
     deadline = time.monotonic() + 60

@@ -70,30 +70,37 @@ def ended(cluster: Cluster, runs=RUNS) -> list[tuple[int, int]]:
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch):
-    for name in ("GPUS_PER_RUN", "CPUS_PER_RUN", "JOBS", "UNLABELEDASD_WAIT", "FAIL_FAST"):
+    for name in ("JOBS_PER_GPU", "CPUS_PER_RUN", "JOBS", "UNLABELEDASD_WAIT", "FAIL_FAST"):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_shares_reach_ray(monkeypatch):
-    cluster = Cluster(lambda *_: (0, "host", 1.0))
-    assert sorted(ended(cluster)) == [(i, 0) for i in range(4)]
-    assert (cluster.options_given["num_cpus"], cluster.options_given["num_gpus"]) == (4, 1)
-    monkeypatch.setenv("GPUS_PER_RUN", "0.25")
-    monkeypatch.setenv("CPUS_PER_RUN", "2")
+@pytest.mark.parametrize("per_gpu", range(1, 33))
+def test_shares_fit_a_gpu(per_gpu, monkeypatch):
+    monkeypatch.setenv("JOBS_PER_GPU", str(per_gpu))
     cluster = Cluster(lambda *_: (0, "host", 1.0))
     ended(cluster)
-    assert (cluster.options_given["num_cpus"], cluster.options_given["num_gpus"]) == (2, 0.25)
-    assert {threads for _, _, threads in cluster.tries} == {"2"}
-    monkeypatch.delenv("GPUS_PER_RUN")
-    monkeypatch.delenv("CPUS_PER_RUN")
+    parts = round(cluster.options_given["num_gpus"] * 10_000)  # what Ray counts in
+    assert per_gpu * parts <= 10_000 < (per_gpu + 1) * parts
+
+
+def test_shares_reach_ray(monkeypatch):
+    ended(cluster := Cluster(lambda *_: (0, "host", 1.0)))
+    assert (cluster.options_given["num_cpus"], cluster.options_given["num_gpus"]) == (4, 1)
     ended(small := Cluster(lambda *_: (0, "host", 1.0), nodes=({"CPU": 2.0}, {})))
     assert (small.options_given["num_cpus"], small.options_given["num_gpus"]) == (2, 0)
+    monkeypatch.setenv("CPUS_PER_RUN", "3")
+    ended(cluster := Cluster(lambda *_: (0, "host", 1.0)))
+    assert cluster.options_given["num_cpus"] == 3
+    assert {threads for _, _, threads in cluster.tries} == {"3"}
 
 
 def test_no_node_is_large_enough(monkeypatch):
+    cluster = Cluster(None, nodes=({"CPU": 8.0}, {"GPU": 1.0}))
+    with pytest.raises(InputError, match="CPUS_PER_RUN=4: no node of the cluster has as many and a GPU"):
+        ended(cluster)
     monkeypatch.setenv("CPUS_PER_RUN", "16")
     cluster = Cluster(None, nodes=({"CPU": 8.0}, {"CPU": 8.0}))
-    with pytest.raises(InputError, match="CPUS_PER_RUN=16 GPUS_PER_RUN=0: no node of the cluster has as much"):
+    with pytest.raises(InputError, match=r"CPUS_PER_RUN=16: no node of the cluster has as many$"):
         ended(cluster)
     assert cluster.tries == []
 

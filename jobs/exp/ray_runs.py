@@ -8,7 +8,7 @@ in the root of the repository, its output appended to <folder>/launch.log. When 
 
     RAY_ADDRESS     the cluster, as Ray reads it; without one that `ray start` left on this machine, else a local Ray
                     for the time of the runs
-    GPUS_PER_RUN    from 0 to 1; 0.25: four runs share a GPU (default: 1, or 0 where the cluster has none)
+    JOBS_PER_GPU    so many runs share a GPU, if the cluster has any (default: 1)
     CPUS_PER_RUN    and threads (default: 4, or what the nodes have)
     JOBS            at most so many runs at a time (default: as many as the cluster has room for)
     FAIL_FAST=1     stop at the first run that fails
@@ -19,6 +19,7 @@ Exit status: 0 all runs have ended, 1 error, 130 interrupted.
 
 import argparse
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -54,29 +55,24 @@ def read_runs(data: bytes) -> list[Run]:
     return [Run(words[i].replace("\t", " "), *words[i + 1 : i + 3]) for i in range(0, len(words) - 1, 3)]
 
 
-def share(name: str, default: float, whole: bool = False) -> float:
-    """What each run gets of CPUs (whole numbers) or of a GPU, from the environment."""
-    text = os.environ.get(name) or default
-    try:
-        value = int(text) if whole else float(text)
-    except ValueError:
-        value = -1
-    if not (value >= 1 if whole else 0 <= value <= 1):
-        raise InputError(f"{name}={text}: allowed are " + ("whole numbers from 1" if whole else "numbers from 0 to 1"))
-    return value
+def setting(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not re.fullmatch(r"[1-9]\d*", text, re.ASCII):
+        raise InputError(f"{name}={text}: a whole number, at least 1")
+    return int(text)
 
 
-def places(node: dict[str, float], cpus: float, gpus: float) -> int:
-    """How many runs a node takes at a time; a run's share is always one of a single GPU."""
-    by_cpu = int(node.get("CPU", 0) // cpus)
-    return min(by_cpu, int(node.get("GPU", 0)) * int(1 / gpus + 1e-9)) if gpus else by_cpu
+def places(node: dict[str, float], cpus: int, per_gpu: int | None) -> int:
+    """How many runs a node takes at a time."""
+    by_cpu = int(node.get("CPU", 0)) // cpus
+    return min(by_cpu, int(node.get("GPU", 0)) * per_gpu) if per_gpu else by_cpu
 
 
-def execute(run: Run, root: str, environment: dict[str, str], gpus: float) -> tuple[int, str, float]:
+def execute(run: Run, root: str, environment: dict[str, str], on_gpu: bool) -> tuple[int, str, float]:
     """On a node of the cluster: the run in a process that does not outlive this one -> exit status, host, seconds."""
-    # which GPU is Ray's choice, and so is a run without one
+    # which GPU is Ray's choice, and one that was not asked for is not used
     devices = {name: value for name, value in os.environ.items() if name.endswith("_VISIBLE_DEVICES")}
-    environment = {**environment, **(devices if gpus else {"CUDA_VISIBLE_DEVICES": ""})}
+    environment = {**environment, **(devices if on_gpu else {"CUDA_VISIBLE_DEVICES": ""})}
     start, host = time.monotonic(), socket.gethostname()
     log = Path(root, run.folder, LOG)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -121,23 +117,24 @@ def connect():
 def run_all(ray, runs: list[Run], bar: tqdm) -> Iterator[tuple[int, int]]:
     """Run them on the cluster -> number and exit status of each that has ended."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most = {kind: max(node.get(kind, 0) for node in nodes) for kind in ("CPU", "GPU")}
-    gpus = share("GPUS_PER_RUN", min(1, most["GPU"]))
-    cpus = share("CPUS_PER_RUN", max(1, min(4, int(most["CPU"]))), whole=True)
-    at_once = sum(places(node, cpus, gpus) for node in nodes)
+    largest = int(max(node.get("CPU", 0) for node in nodes))
+    per_gpu = setting("JOBS_PER_GPU", 1) if any(node.get("GPU") for node in nodes) else None
+    cpus = setting("CPUS_PER_RUN", max(1, min(4, largest)))
+    jobs = setting("JOBS", len(runs))
+    at_once = min(jobs, sum(places(node, cpus, per_gpu) for node in nodes))
     if not at_once:
-        raise InputError(f"CPUS_PER_RUN={cpus} GPUS_PER_RUN={gpus:g}: no node of the cluster has as much")
-    jobs = int(os.environ.get("JOBS") or len(runs))  # common.sh has checked it
-    bar.write(f"Ray: {len(nodes)} node(s); {cpus} CPUs and {gpus:g} GPUs a run, {min(at_once, jobs)} at a time",
-              file=sys.stderr)  # fmt: skip
+        raise InputError(f"CPUS_PER_RUN={cpus}: no node of the cluster has as many{' and a GPU' if per_gpu else ''}")
+    gpu = f"1/{per_gpu} GPU" if per_gpu else "no GPU"
+    bar.write(f"Ray: {len(nodes)} node(s), {cpus} CPUs and {gpu} a run, {at_once} at a time", file=sys.stderr)
 
     environment = {name: value for name, value in os.environ.items()
                    if not name.startswith("RAY_") and not name.endswith("_VISIBLE_DEVICES")}  # fmt: skip
     environment |= {"OMP_NUM_THREADS": str(cpus), "PYTHONUNBUFFERED": "1"}  # so that the log is in order
-    task = ray.remote(execute).options(num_cpus=cpus, num_gpus=gpus, max_retries=0, scheduling_strategy="SPREAD")
+    share = int(10000 / per_gpu) / 10000 if per_gpu else 0  # Ray rounds to so many digits; 7 x 0.1429 would be too much
+    task = ray.remote(execute).options(num_cpus=cpus, num_gpus=share, max_retries=0, scheduling_strategy="SPREAD")
 
     def submit(number: int, **more: str):
-        return task.remote(runs[number], str(ROOT), {**environment, **more}, gpus)
+        return task.remote(runs[number], str(ROOT), {**environment, **more}, bool(per_gpu))
 
     tries: Counter[int] = Counter()
     waiting = iter(range(len(runs)))
