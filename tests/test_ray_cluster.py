@@ -1,6 +1,7 @@
 """LAUNCHER=ray on a real cluster of two nodes on this machine, one of which is killed: pytest -m cluster"""
 
 import os
+import random
 import re
 import secrets
 import shutil
@@ -67,9 +68,12 @@ def with_name(ancestor: int, text: str) -> list[int]:
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """One that neither Ray's workers (from 10002) nor anybody who asks for any port (from 32768) will take."""
+    for port in random.sample(range(20000, 32000), 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no free port")
 
 
 class Cluster:
