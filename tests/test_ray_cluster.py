@@ -20,7 +20,7 @@ from conftest import ROOT, SECONDS, files_below, make_machine
 from unlabeledasd.runs import Run
 
 RAY = Path(sys.executable).with_name("ray")
-LIMIT_SECONDS = 120  # for whatever is waited for, many times what it takes
+LIMIT_SECONDS = 150  # for whatever is waited for, many times what it takes
 
 pytestmark = [
     pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1500),
@@ -200,7 +200,7 @@ def lose_a_node_in_the_middle(cluster: Cluster, running: subprocess.Popen, resul
                 return run.last_checkpoint.exists() and not run.is_done and cluster.trainings(0) != []
         return False
 
-    wait_for(in_the_middle)
+    wait_for(in_the_middle, seconds=600)  # of stages before it, too
     lost = cluster.lose_node()
     wait_for(lambda: not set(lost) & set(processes()), seconds=10)
 

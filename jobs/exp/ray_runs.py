@@ -25,7 +25,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
@@ -114,7 +115,7 @@ def connect():
     return ray
 
 
-def run_all(ray, runs: list[Run], bar: tqdm) -> Iterator[tuple[int, int]]:
+def run_all(ray, runs: list[Run], bar: tqdm) -> Generator[tuple[int, int], None, None]:
     """Run them on the cluster -> number and exit status of each that has ended."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     largest = int(max(node.get("CPU", 0) for node in nodes))
@@ -176,11 +177,16 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray prints news of its nodes there
     try:
-        with tqdm(total=len(runs), unit="run", dynamic_ncols=True, smoothing=0) as bar:
-            for number, status in run_all(ray, runs, bar):
+        with (
+            tqdm(total=len(runs), unit="run", dynamic_ncols=True, smoothing=0) as bar,
+            closing(run_all(ray, runs, bar)) as all_ended,
+        ):
+            for number, status in all_ended:
                 print(number, status, file=answers, flush=True)
                 if status not in (0, 3) and os.environ.get("FAIL_FAST"):
                     break
+    except ray.exceptions.RayError as error:  # the cluster itself is gone
+        raise InputError(f"Ray: {one_line(error)[:300]}") from error
     finally:
         ray.shutdown()
 
