@@ -21,13 +21,13 @@ esac
 echo "begin $OMP_NUM_THREADS ${{CUDA_VISIBLE_DEVICES:-none}} $*" >> "$LOG"
 echo "seen by the log: $*"
 case "$*" in *seed=${{SLOW:-none}}*)
-  trap 'sleep 0.5; echo interrupted >> "$LOG"; exit 130' INT
+  trap 'sleep 0.5; echo interrupted >> "$LOG"; exit 130' INT TERM
   for _ in {{1..600}}; do sleep 0.1; done ;;
 esac
 for _ in {{1..100}}; do [[ $(grep -c begin "$LOG") -lt ${{TOGETHER:-1}} ]] || break; sleep 0.1; done
 status=0
 case "$*" in
-  *seed=2*) status=${{STATUS:-0}} ;;
+  *seed=2* | *seed=?2?*) status=${{STATUS:-0}} ;;
   *) [[ -z "${{STATUS:-}}" ]] || sleep 0.5 ;;   # seed 2 is through first
 esac
 echo "end $*" >> "$LOG"
@@ -43,21 +43,22 @@ exit ${SBATCH_STATUS:-0}
 @pytest.fixture
 def job(tmp_path):
     stand_ins = {"python": PYTHON, "sbatch": SBATCH, "squeue": '#!/bin/bash\n[[ ! -e "$QUEUE" ]] || cat "$QUEUE"\n',
-                 "scancel": '#!/bin/bash\necho "scancel $*" >> "$LOG"\n'}  # fmt: skip
+                 "scancel": '#!/bin/bash\necho "scancel $*" >> "$LOG"\n',
+                 "scontrol": '#!/bin/bash\necho "scontrol $*" >> "$LOG"\n'}  # fmt: skip
     (tmp_path / "bin").mkdir()
     for name, script in stand_ins.items():
         (tmp_path / "bin" / name).write_text(script)
         (tmp_path / "bin" / name).chmod(0o755)
 
-    def start(script: str = "jobs/exp/exp1.sh", **environment: str) -> subprocess.Popen:
+    def start(script: str = "jobs/exp/exp1.sh", *arguments: str, **environment: str) -> subprocess.Popen:
         clean = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "LOG": f"{tmp_path}/log", "QUEUE": f"{tmp_path}/queue",
                  "RESULTS_DIR": f"{tmp_path}/results", "LABEL_DIR": f"{tmp_path}/label", "DATA_DIR": str(tmp_path),
                  "DATASETS": "demo", "METHODS": "na_1024", "SEEDS": "1 2 3", **environment}  # fmt: skip
-        return subprocess.Popen([ROOT / script], env=clean, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                start_new_session=True)  # fmt: skip
+        return subprocess.Popen([ROOT / script, *arguments], env=clean, start_new_session=True, text=True,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
 
-    def finished(script: str = "jobs/exp/exp1.sh", **environment: str) -> subprocess.CompletedProcess:
-        process = start(script, **environment)
+    def finished(script: str = "jobs/exp/exp1.sh", *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        process = start(script, *arguments, **environment)
         out, err = process.communicate()
         return subprocess.CompletedProcess(script, process.returncode, out, err)
 
@@ -242,3 +243,38 @@ def test_labels_that_are_there_are_not_submitted(job):
     assert job.submitted() == []
     job("pseudoattr/pseudo_attr.sh", **environment, AFTER_JOBS="77")  # a teacher is in the queue
     assert option(job.submitted()[0], "dependency") == "afterok:77"
+
+
+TASK = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "5", "SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "6"}
+
+
+@pytest.fixture
+def submission(job):
+    command = "python src/train.py dataset=demo seed=\\[{}\\] "
+    (job.folder / "commands").write_text("".join(command.format(n) + "\n" for n in range(3)))
+    return str(ROOT), str(job.folder)
+
+
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_task_is_its_line_of_the_submission(job, submission, status):
+    (job.folder / "commands").write_text((job.folder / "commands").read_text().replace("1", "2", 1))
+    done = job("jobs/exp/slurm_job.sh", *submission, **TASK, STATUS=str(status or ""))
+    assert done.returncode == status
+    assert [line for line in job.log() if "begin" in line] == ["begin 6 none src/train.py dataset=demo seed=[2]"]
+    assert "job 5_1 on " in done.stdout
+    assert "scontrol" not in "".join(job.log())
+
+
+@pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM])
+@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])
+def test_a_task_that_is_told_to_end(job, submission, sent, state):
+    """Queued again, unless Slurm itself ends it."""
+    (job.folder / "queue").write_text(f"{state}\n")
+    process = job.start("jobs/exp/slurm_job.sh", *submission, **TASK, SLOW="?")
+    while not any(line.startswith("begin") for line in job.log()):
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(sent)
+    assert process.wait(30) == 130
+    assert job.log()[1:] == ["interrupted", *(["scontrol requeue 7"] if state == "RUNNING" else [])]
+    process.communicate()

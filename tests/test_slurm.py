@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -104,11 +105,10 @@ def running(slurm) -> list[list[str]]:
             for task, node, command, number in tasks]  # fmt: skip
 
 
-def in_training(slurm, other_than: str = "") -> list[str] | None:
-    """A task that has finished an epoch and has more to do."""
+def in_training(slurm, not_these: Sequence[str] = ()) -> list[str] | None:
+    """A task of another run that has finished an epoch and has more to do."""
     for task in running(slurm):
-        folder = Path(task[2])
-        if folder.name != other_than and (folder / "all/checkpoints/last.ckpt").is_file():
+        if task[2] not in not_these and Path(task[2], "all/checkpoints/last.ckpt").is_file():
             return task
     return None
 
@@ -132,15 +132,17 @@ def test_everything_is_as_in_a_local_run(slurm, job, tmp_path):
     assert again.count("submitted: ") == 1  # the table
     wait_for(lambda: len(running(slurm)) == 2)
 
-    ended, _, run = wait_for(lambda: in_training(slurm))
-    slurm(f"scancel --batch --signal=USR1 {ended}")
-    log = Path(run, "launch.log")
-    wait_for(lambda: "told to end, queued again" in log.read_text())
-
-    _, node, run_of_lost = wait_for(lambda: in_training(slurm, other_than=Path(run).name))
+    disturbed = []
+    for signal in ("USR1", "TERM"):
+        task, _, run = wait_for(lambda: in_training(slurm, disturbed))
+        slurm(f"scancel --batch --signal={signal} {task}")
+        log = Path(run, "launch.log")
+        wait_for(lambda: "told to end, queued again" in log.read_text())  # noqa: B023
+        disturbed.append(run)
+    _, node, run = wait_for(lambda: in_training(slurm, disturbed))
     slurm(f"scontrol update nodename={node} state=down reason=test")
     wait_for(lambda: not slurm("squeue --noheader"))
-    for folder in (run, run_of_lost):
+    for folder in (*disturbed, run):
         assert "start 2: " in Path(folder, "launch.log").read_text()
         assert Path(folder, "all/done").is_file()
 
@@ -167,3 +169,12 @@ def test_what_waits_for_a_failed_run_is_cancelled(slurm, job, tmp_path):
     assert "no_such_key" in log.read_text()
     assert not list(tmp_path.rglob("labels.json"))
     assert not list(tmp_path.rglob("pattr_*/all"))
+
+
+def test_what_a_person_cancels_stays_away(slurm, job, tmp_path):
+    job("exp2.sh", "slurm", tmp_path, SEEDS="1", METHODS="subloss_0256_4096")
+    task, _, run = wait_for(lambda: in_training(slurm))
+    slurm(f"scancel {task}")
+    wait_for(lambda: not slurm("squeue --noheader"), 60)
+    assert not Path(run, "all/done").exists()
+    assert Path(run, "launch.log").read_text().count("== ") == 1  # begun once, and not queued again
