@@ -39,7 +39,7 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 MpiDefault=none
 KillWait=10
-ReturnToService=2
+ReturnToService=0
 GresTypes=gpu
 NodeName=n1 NodeHostname=${host} NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=1 RealMemory=64000 Gres=gpu:1
 NodeName=n2 NodeHostname=${host} NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=1 RealMemory=64000 Gres=gpu:1
