@@ -61,13 +61,19 @@ END
 }
 
 stop() {
-  local file
+  local file pid
   export SLURM_CONF="$1/slurm.conf"
   scancel --user="$(id -un)" --quiet 2> /dev/null || true
   scancel --user="$(id -un)" --signal=KILL --full --quiet 2> /dev/null || true
   for file in "$1"/{n1,n2,slurmctld,munge/pid}; do
     [[ "${file}" == */pid ]] || file="${file}.pid"
-    [[ ! -s "${file}" ]] || kill "$(< "${file}")" 2> /dev/null || true
+    [[ -s "${file}" ]] || continue
+    pid="$(< "${file}")"
+    kill "${pid}" 2> /dev/null || true
+    for _ in {1..100}; do   # slurmctld saves its state
+      kill -0 "${pid}" 2> /dev/null || break
+      sleep 0.1
+    done
   done
 }
 

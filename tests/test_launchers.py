@@ -266,7 +266,7 @@ def test_a_task_is_its_line_of_the_submission(job, submission, status):
 
 
 @pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM])
-@pytest.mark.parametrize("state", ["RUNNING", "COMPLETING"])
+@pytest.mark.parametrize("state", ["RUNNING", "SIGNALING", "COMPLETING"])
 def test_a_task_that_is_told_to_end(job, submission, sent, state):
     """Queued again, unless Slurm itself ends it."""
     (job.folder / "queue").write_text(f"{state}\n")
@@ -276,5 +276,5 @@ def test_a_task_that_is_told_to_end(job, submission, sent, state):
     time.sleep(0.3)
     process.send_signal(sent)
     assert process.wait(30) == 130
-    assert job.log()[1:] == ["interrupted", *(["scontrol requeue 7"] if state == "RUNNING" else [])]
+    assert job.log()[1:] == ["interrupted", *(["scontrol requeue 7"] if state != "COMPLETING" else [])]
     process.communicate()

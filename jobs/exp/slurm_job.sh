@@ -34,14 +34,12 @@ set -m   # a process group of its own, to end the run with whatever it called
 bash -c "exec ${command}" &
 child=$!
 [[ -z "${stopped}" ]] || stop
+while kill -0 "${child}" 2> /dev/null; do wait "${child}"; done   # a trap ends a wait
 status=0
 wait "${child}" || status=$?
-while kill -0 "${child}" 2> /dev/null; do   # a trap ended the wait
-  status=0
-  wait "${child}" || status=$?
-done
 # after scancel, or where Slurm queues it again by itself, the job is not running any more
-if [[ -n "${stopped}" && ${status} != 0 && "$(squeue --noheader --jobs="${SLURM_JOB_ID}" --format=%T)" == RUNNING ]]; then
+if [[ -n "${stopped}" && ${status} != 0 ]] &&
+  [[ "$(squeue --noheader --jobs="${SLURM_JOB_ID}" --format=%T)" =~ ^(RUNNING|SIGNALING)$ ]]; then
   echo "== $(date +'%F %T'): told to end, queued again"
   scontrol requeue "${SLURM_JOB_ID}"
 fi
