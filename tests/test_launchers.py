@@ -39,10 +39,18 @@ echo "$(grep -c -- --parsable "$LOG");the_cluster"
 exit ${SBATCH_STATUS:-0}
 """
 
+SQUEUE = """#!/bin/bash
+case "$*" in
+  *--jobs=5_1*) cat "$QUEUE" ;;
+  *--jobs=5*) cat "$QUEUE" "$QUEUE" ;;   # every task of the array
+  *) [[ ! -e "$QUEUE" ]] || cat "$QUEUE" ;;
+esac
+"""
+
 
 @pytest.fixture
 def job(tmp_path):
-    stand_ins = {"python": PYTHON, "sbatch": SBATCH, "squeue": '#!/bin/bash\n[[ ! -e "$QUEUE" ]] || cat "$QUEUE"\n',
+    stand_ins = {"python": PYTHON, "sbatch": SBATCH, "squeue": SQUEUE,
                  "scancel": '#!/bin/bash\necho "scancel $*" >> "$LOG"\n',
                  "scontrol": '#!/bin/bash\necho "scontrol $*" >> "$LOG"\n'}  # fmt: skip
     (tmp_path / "bin").mkdir()
@@ -245,7 +253,7 @@ def test_labels_that_are_there_are_not_submitted(job):
     assert option(job.submitted()[0], "dependency") == "afterok:77"
 
 
-TASK = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "5", "SLURM_JOB_ID": "7", "SLURM_CPUS_ON_NODE": "6"}
+TASK = {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_JOB_ID": "5", "SLURM_JOB_ID": "5", "SLURM_CPUS_ON_NODE": "6"}
 
 
 @pytest.fixture
@@ -276,5 +284,5 @@ def test_a_task_that_is_told_to_end(job, submission, sent, state):
     time.sleep(0.3)
     process.send_signal(sent)
     assert process.wait(30) == 130
-    assert job.log()[1:] == ["interrupted", *(["scontrol requeue 7"] if state != "COMPLETING" else [])]
+    assert job.log()[1:] == ["interrupted", *(["scontrol requeue 5_1"] if state != "COMPLETING" else [])]
     process.communicate()

@@ -135,9 +135,11 @@ def test_everything_is_as_in_a_local_run(slurm, job, tmp_path):
     disturbed = []
     for signal in ("USR1", "TERM"):
         task, _, run = wait_for(lambda: in_training(slurm, disturbed))
-        slurm(f"scancel --batch --signal={signal} {task}")
-        log = Path(run, "launch.log")
-        wait_for(lambda: "told to end, queued again" in log.read_text())  # noqa: B023
+        # it would signal the task once more when it runs again
+        with subprocess.Popen(["scancel", "--batch", f"--signal={signal}", task]) as command:
+            log = Path(run, "launch.log")
+            wait_for(lambda: "told to end, queued again" in log.read_text(), 60)  # noqa: B023
+            command.kill()
         disturbed.append(run)
     _, node, run = wait_for(lambda: in_training(slurm, disturbed))
     slurm(f"scontrol update nodename={node} state=down reason=test")

@@ -26,8 +26,9 @@ source jobs/environment.sh   # not beside this script, which Slurm calls as a co
 use_environment
 export OMP_NUM_THREADS="${SLURM_CPUS_ON_NODE:-1}"   # `threads: auto` takes as many; a node may not bind the job to its CPUs
 export UNLABELEDASD_WAIT=300                        # for the lock of a node that is gone, stale after 3 minutes
+id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"   # SLURM_JOB_ID of the last task is the whole array's
 command="$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$2/commands")"
-echo "== $(date +'%F %T'): job ${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID} on ${SLURMD_NODENAME:-$(hostname)}," \
+echo "== $(date +'%F %T'): job ${id} on ${SLURMD_NODENAME:-$(hostname)}," \
   "start $((${SLURM_RESTART_COUNT:-0} + 1)): ${command}"
 
 set -m   # a process group of its own, to end the run with whatever it called
@@ -38,9 +39,9 @@ while kill -0 "${child}" 2> /dev/null; do wait "${child}"; done   # a trap ends 
 status=0
 wait "${child}" || status=$?
 # after scancel, or where Slurm queues it again by itself, the job is not running any more
-if [[ -n "${stopped}" && ${status} != 0 ]] &&
-  [[ "$(squeue --noheader --jobs="${SLURM_JOB_ID}" --format=%T)" =~ ^(RUNNING|SIGNALING)$ ]]; then
+if [[ -n "${stopped}" && ${status} != 0 &&
+  "$(squeue --noheader --jobs="${id}" --format=%T)" =~ ^(RUNNING|SIGNALING)$ ]]; then
   echo "== $(date +'%F %T'): told to end, queued again"
-  scontrol requeue "${SLURM_JOB_ID}"
+  scontrol requeue "${id}"
 fi
 exit "${status}"
