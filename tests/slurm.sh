@@ -39,10 +39,10 @@ SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
 MpiDefault=none
 KillWait=10
-ReturnToService=2
+ReturnToService=0
 GresTypes=gpu
-NodeName=n1 NodeHostname=${host} NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=4 RealMemory=64000 Gres=gpu:1
-NodeName=n2 NodeHostname=${host} NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=4 RealMemory=64000 Gres=gpu:1
+NodeName=n1 NodeHostname=${host} NodeAddr=127.0.0.1 Port=$((port + 1)) CPUs=1 RealMemory=64000 Gres=gpu:1
+NodeName=n2 NodeHostname=${host} NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=1 RealMemory=64000 Gres=gpu:1
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 END
   echo "NodeName=n[1-2] Name=gpu File=/dev/null" > "${folder}/gres.conf"
@@ -51,7 +51,7 @@ END
   export SLURM_CONF="${folder}/slurm.conf"
   slurmctld
   for node in n1 n2; do slurmd -N "${node}"; done
-  for _ in {1..60}; do
+  for _ in {1..30}; do
     [[ "$(sinfo --noheader --states=idle --format=%D 2> /dev/null)" != 2 ]] || return 0
     sleep 0.5
   done
@@ -61,13 +61,19 @@ END
 }
 
 stop() {
-  local file
+  local file pid
   export SLURM_CONF="$1/slurm.conf"
   scancel --user="$(id -un)" --quiet 2> /dev/null || true
   scancel --user="$(id -un)" --signal=KILL --full --quiet 2> /dev/null || true
   for file in "$1"/{n1,n2,slurmctld,munge/pid}; do
     [[ "${file}" == */pid ]] || file="${file}.pid"
-    [[ ! -s "${file}" ]] || kill "$(< "${file}")" 2> /dev/null || true
+    [[ -s "${file}" ]] || continue
+    pid="$(< "${file}")"
+    kill "${pid}" 2> /dev/null || true
+    for _ in {1..100}; do   # slurmctld saves its state
+      kill -0 "${pid}" 2> /dev/null || break
+      sleep 0.1
+    done
   done
 }
 

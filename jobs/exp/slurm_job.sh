@@ -4,8 +4,8 @@
 #   sbatch --array=TASKS jobs/exp/slurm_job.sh REPOSITORY SUBMISSION
 #
 # What the #SBATCH lines below ask for gives way to SBATCH_* of the environment, and both to SBATCH_OPTIONS.
-# USR1, which Slurm sends 120 s before the time limit, ends the run and queues the job again; it goes on from its last
-# whole epoch. TERM, which is preemption or scancel, ends it; a preempted job is queued again by Slurm itself.
+# USR1, which Slurm sends 120 s before the time limit, or TERM, which announces preemption, ends the run and queues the
+# job again; it goes on from its last whole epoch. After scancel it is not queued again.
 
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=4
@@ -16,10 +16,9 @@
 set -uo pipefail
 if [[ $# != 2 ]]; then awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; exit; fi
 
-again="" stopped="" child=""
+stopped="" child=""
 stop() { stopped=1; [[ -z "${child}" ]] || kill -TERM -- "-${child}" 2> /dev/null; }
-trap 'again=1; stop' USR1
-trap stop TERM
+trap stop USR1 TERM
 
 cd "$1" || exit
 # shellcheck source=jobs/environment.sh
@@ -27,22 +26,22 @@ source jobs/environment.sh   # not beside this script, which Slurm calls as a co
 use_environment
 export OMP_NUM_THREADS="${SLURM_CPUS_ON_NODE:-1}"   # `threads: auto` takes as many; a node may not bind the job to its CPUs
 export UNLABELEDASD_WAIT=300                        # for the lock of a node that is gone, stale after 3 minutes
+id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"   # SLURM_JOB_ID of the last task is the whole array's
 command="$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$2/commands")"
-echo "== $(date +'%F %T'): job ${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID} on ${SLURMD_NODENAME:-$(hostname)}," \
+echo "== $(date +'%F %T'): job ${id} on ${SLURMD_NODENAME:-$(hostname)}," \
   "start $((${SLURM_RESTART_COUNT:-0} + 1)): ${command}"
 
 set -m   # a process group of its own, to end the run with whatever it called
 bash -c "exec ${command}" &
 child=$!
 [[ -z "${stopped}" ]] || stop
+while kill -0 "${child}" 2> /dev/null; do wait "${child}"; done   # a trap ends a wait
 status=0
 wait "${child}" || status=$?
-while kill -0 "${child}" 2> /dev/null; do   # a trap ended the wait
-  status=0
-  wait "${child}" || status=$?
-done
-if [[ -n "${again}" && ${status} != 0 ]]; then
+# after scancel, or where Slurm queues it again by itself, the job is not running any more
+if [[ -n "${stopped}" && ${status} != 0 &&
+  "$(squeue --noheader --jobs="${id}" --format=%T)" =~ ^(RUNNING|SIGNALING)$ ]]; then
   echo "== $(date +'%F %T'): told to end, queued again"
-  scontrol requeue "${SLURM_JOB_ID}"
+  scontrol requeue "${id}"
 fi
 exit "${status}"
