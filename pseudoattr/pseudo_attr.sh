@@ -22,9 +22,25 @@ for override in ${OVERRIDES[@]+"${OVERRIDES[@]}"}; do
   [[ "${override}" != dataset.* ]] || SETTINGS+=("${override}")
 done
 
-LACKING=() HELD=()
+LACKING=() HELD=() RUNS=() FOLDERS=() COMMANDS=()
+
+# plan_labels DATASET SOURCE [SEED]: a job that calls this script for these labels alone.
+plan_labels() {
+  local folder
+  folder="${LABEL_DIR}/$(dataset_name "$1")/$2${3:+_$3}"
+  if [[ -e "${folder}/labels.json" && -z "${DRY_RUN:-}${AFTER_JOBS}${OVERRIDES[*]-}${SETTINGS[*]-}" ]]; then
+    echo "there already: ${folder}"   # no teacher is in the queue, no other settings are asked for
+    return
+  fi
+  RUNS+=("$*") FOLDERS+=("${folder}")
+  COMMANDS+=("$(printf '%q ' env LAUNCHER=local DATA_DIR="${DATA_DIR}" RESULTS_DIR="${RESULTS_DIR}" LABEL_DIR="${LABEL_DIR}" \
+    DATASETS="$1" SOURCES="$2" ${3:+SEEDS="$3"} OVERRIDES="${OVERRIDES[*]-}" SETTINGS="${SETTINGS[*]-}" \
+    pseudoattr/pseudo_attr.sh)")
+}
+
 # make_labels DATASET SOURCE [SEED]
 make_labels() {
+  if [[ "${LAUNCHER}" == slurm ]]; then plan_labels "$@"; return; fi
   local script status
   local -a command dataset=("dataset=$1") scripts=(embed.py cluster.py)
   [[ "$1" != folder:* ]] || dataset=(dataset=folder "$(quoted dataset.name="${1#folder:}")")
@@ -62,6 +78,11 @@ for dataset in "${DATASETS[@]}"; do
     esac
   done
 done
+if [[ ${#RUNS[@]} != 0 ]]; then
+  failed=()
+  launch
+  LACKING=(${failed[@]+"${failed[@]}"})
+fi
 [[ ${#HELD[@]} == 0 ]] || printf 'held elsewhere: %s\n' "${HELD[@]}" >&2
 [[ ${#HELD[@]} == 0 || ${#LACKING[@]} != 0 ]] || exit 3
 [[ ${#LACKING[@]} == 0 ]] || { printf 'no labels: %s\n' "${LACKING[@]}" >&2; exit 1; }

@@ -133,10 +133,7 @@ def count_devices(devices: int | str | list[int]) -> int | str:
         devices = [index for index in devices.split(",") if index.strip()]
     if isinstance(devices, list):
         return len(devices)
-    try:
-        return int(devices)
-    except ValueError:
-        return devices
+    return int(devices) if re.fullmatch(r"-?\d+", str(devices)) else devices
 
 
 def check_range(name: str, setting: str, value: Any) -> None:
@@ -241,8 +238,9 @@ def fit(
     kept = list(range(1, epochs[-1] + 1)) if keep_all else epochs
     callbacks = [training.StopAtNonFiniteLoss(run), training.KeepEpochs(run, kept),
                  training.RecordProgress(run), training.ProgressBar(int(os.environ.get("RUNS_AFTER", 0)))]  # fmt: skip
+    # one process, also in a job of Slurm: there Lightning would take signals and requeueing into its own hands
     made = build(config.trainer, max_epochs=epochs[-1], callbacks=callbacks, precision=config.precision,
-                 plugins=[training.CheckpointWriter()])  # fmt: skip
+                 plugins=[training.CheckpointWriter(), training.LightningEnvironment()])  # fmt: skip
     if lacking := [epoch for epoch in epochs if not is_whole(run.checkpoint(epoch))]:
         for path in (run.checkpoint(epoch) for epoch in lacking):
             if path.exists():
@@ -267,10 +265,12 @@ def pick_device(accelerator: str) -> "torch.device":
 
 def make_trainer(accelerator: str, devices: int | str) -> "pl.Trainer":
     """A trainer that is only asked what it would use."""
+    from pytorch_lightning.plugins.environments import LightningEnvironment
+
     quiet_lightning()
     silent = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = {"_target_": "pytorch_lightning.Trainer", "accelerator": accelerator, "devices": devices, **silent}
-    return build(OmegaConf.create(trainer))
+    return build(OmegaConf.create(trainer), plugins=[LightningEnvironment()])
 
 
 def quiet_lightning() -> None:

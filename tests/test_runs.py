@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,20 @@ def test_one_writer(tmp_path):
         pass
     with run.claim():
         pass
+
+
+def test_patience_comes_from_the_environment(tmp_path, monkeypatch):
+    run = Run(tmp_path)
+    monkeypatch.setenv("UNLABELEDASD_WAIT", "1")
+    with run.claim():
+        before = time.monotonic()
+        with pytest.raises(RunHeld), run.claim():
+            pass
+        assert 1 <= time.monotonic() - before < 5
+    for wrong in ("-1", "a day", "1.5", ""):
+        monkeypatch.setenv("UNLABELEDASD_WAIT", wrong)
+        with pytest.raises(InputError, match=f"^UNLABELEDASD_WAIT={wrong}: a whole number"), run.claim():
+            pass
 
 
 def test_unwritable_folder(tmp_path):

@@ -32,6 +32,11 @@ case ${LAUNCHER} in
   local | slurm | ray) ;;
   *) echo "LAUNCHER=${LAUNCHER}: allowed are local, slurm, ray" >&2; exit 1 ;;
 esac
+[[ "${JOBS:-1}" =~ ^[1-9][0-9]*$ ]] || { echo "JOBS=${JOBS}: a number of runs at a time, at least 1" >&2; exit 1; }
+# afterwards LOG COMMAND...: what needs the runs that were launched, and next_stage: what is launched from now on needs
+# them. A launcher that only submits has its own.
+afterwards() { "${@:2}"; }
+next_stage() { :; }
 # shellcheck source=jobs/exp/launch_local.sh
 source "jobs/exp/launch_${LAUNCHER}.sh"
 MB_PER_RUN=100   # three kept epochs, scorers and score CSVs of 16 machines
@@ -114,7 +119,8 @@ report() {
   [[ -z "${DRY_RUN:-}" && $((${#DATASETS[@]} * ($# - 1) * ${#SEEDS[@]})) -gt 1 ]] || exit "${FAILED:-0}"
   local -a names=()
   for dataset in "${DATASETS[@]}"; do names+=("$(dataset_name "${dataset}")"); done
-  python src/report.py --name "$1${PART:+_part}" --datasets "${names[@]}" --methods "${@:2}" --seeds "${SEEDS[@]}" \
+  afterwards "${RESULTS_DIR}/$1${PART:+_part}.log" \
+    python src/report.py --name "$1${PART:+_part}" --datasets "${names[@]}" --methods "${@:2}" --seeds "${SEEDS[@]}" \
     --results-dir="${RESULTS_DIR}" ${REPORT[@]+"${REPORT[@]}"}
   exit "${FAILED:-0}"
 }

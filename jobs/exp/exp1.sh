@@ -9,7 +9,8 @@
 # Also from the environment: OVERRIDES="key=value ..." (settings of src/train.py), REPORT="--html --baseline METHOD"
 # (settings of src/report.py), RESULTS_DIR, FAIL_FAST=1 (stop at the first failure), CUDA_VISIBLE_DEVICES. A finished
 # run is skipped, an interrupted one goes on; the same command in several terminals, or on several machines with one
-# results folder, shares the runs among them.
+# results folder, shares the runs among them. Several runs at a time: JOBS=2, or GPUS="0 1 2 3" and JOBS_PER_GPU; on a
+# cluster: LAUNCHER=slurm or ray (docs/cluster.md).
 
 data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; the environment's DATA_DIR wins
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

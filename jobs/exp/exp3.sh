@@ -105,5 +105,6 @@ for stage in "${STAGES[@]}"; do
     echo "exp3: stage ${stage} not finished, see above; the same command goes on from there" >&2
     exit 1
   fi
+  next_stage
 done
 exit "${FAILED:-0}"

@@ -1,19 +1,53 @@
 # shellcheck shell=bash disable=SC2034
-# LAUNCHER=local, sourced by common.sh: the runs on this machine, one after the other.
+# LAUNCHER=local, sourced by common.sh: the runs on this machine, one after the other, or JOBS at a time; GPUS="0 1 2 3"
+# and JOBS_PER_GPU (1) place them on GPUs, and JOBS is then their product.
+
+JOBS_PER_GPU="${JOBS_PER_GPU:-1}"
+[[ "${JOBS_PER_GPU}" =~ ^[1-9][0-9]*$ ]] || {
+  echo "JOBS_PER_GPU=${JOBS_PER_GPU}: a number of runs at a time, at least 1" >&2
+  exit 1
+}
+[[ -z "${GPUS:-}" ]] || JOBS=$(($(wc -w <<< "${GPUS}") * JOBS_PER_GPU))
 
 # launch: call COMMANDS[i], of the run RUNS[i] with the folder FOLDERS[i], for every i; add to failed and held.
 launch() {
   local i status
+  if [[ -z "${DRY_RUN:-}" && "${JOBS:-1}" != 1 && ${#RUNS[@]} -gt 1 ]]; then launch_several; return; fi
   for ((i = 0; i < ${#RUNS[@]}; i++)); do
     echo "${COMMANDS[i]}"
     [[ -z "${DRY_RUN:-}" ]] || continue
     status=0
     RUNS_AFTER=$((${#RUNS[@]} - i - 1)) bash -c "exec ${COMMANDS[i]}" || status=$?
-    case ${status} in
-      0) ;;
-      3) held+=("${RUNS[i]}") ;;   # another terminal or machine works on it
-      130) exit 130 ;;             # Ctrl-C
-      *) failed+=("${RUNS[i]}"); [[ -z "${FAIL_FAST:-}" ]] || break ;;
-    esac
+    ended "${i}" "${status}" || break
   done
+}
+
+# ended I STATUS: of a run; fails if no other run is to begin.
+ended() {
+  case $2 in
+    0) ;;
+    3) held+=("${RUNS[$1]}") ;;   # another terminal or machine works on it
+    130) exit 130 ;;              # Ctrl-C
+    *) failed+=("${RUNS[$1]}"); [[ -z "${FAIL_FAST:-}" ]] || return 1 ;;
+  esac
+}
+
+# launch_several: JOBS at a time by xargs, each with its output in launch.log of its folder and a share of the cores.
+launch_several() {
+  local i status count=0
+  local -a slots=()
+  [[ -z "${GPUS:-}" ]] || slots=(--process-slot-var=SLOT)   # GNU's xargs alone has that
+  export GPUS="${GPUS:-}" FAIL_FAST="${FAIL_FAST:-}"
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((($(getconf _NPROCESSORS_ONLN) + JOBS - 1) / JOBS))}"
+  # Ctrl-C reaches the runs too; what they have to say ends when the last of them does
+  trap 'cat > /dev/null; exit 130' INT
+  while read -r i status; do
+    count=$((count + 1))
+    echo "${count} of ${#RUNS[@]}, status ${status}: ${FOLDERS[i]}/launch.log"
+    ended "${i}" "${status}" || true
+  done < <(
+    for ((i = 0; i < ${#RUNS[@]}; i++)); do printf '%s\0' "${i}" "${FOLDERS[i]}" "${COMMANDS[i]}"; done \
+      | xargs -0 -n 3 -P "${JOBS}" ${slots[@]+"${slots[@]}"} jobs/exp/local_run.sh
+  )
+  trap - INT
 }

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -36,10 +37,19 @@ def replacing(path: Path):
             temporary.unlink(missing_ok=True)
 
 
+def patience() -> float:
+    """Seconds to wait for a folder that is held: a cluster's jobs, which may find the lock of a host that is gone,
+    set UNLABELEDASD_WAIT."""
+    text = os.environ.get("UNLABELEDASD_WAIT", "0")
+    if not re.fullmatch(r"\d+", text, re.ASCII):
+        raise InputError(f"UNLABELEDASD_WAIT={text}: a whole number of seconds, at least 0")
+    return float(text)
+
+
 @contextmanager
-def writing_alone(folder: Path, lock: Path, wait_seconds: float = 0) -> Iterator[None]:
-    """Hold `folder`, and first remove the temporary files that a killed process left there."""
-    with holding(folder, lock, wait_seconds):
+def writing_alone(folder: Path, lock: Path, wait_seconds: float | None = None) -> Iterator[None]:
+    """Hold `folder`, and first remove the temporary files that a killed process left there; None: wait by patience."""
+    with holding(folder, lock, patience() if wait_seconds is None else wait_seconds):
         for leftover in folder.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         yield
@@ -159,8 +169,8 @@ class Run:
         return path
 
     @contextmanager
-    def claim(self, wait_seconds: float = 0) -> Iterator[None]:
-        """Hold the run folder for this process; RunHeld names who holds it otherwise, after `wait_seconds`."""
+    def claim(self, wait_seconds: float | None = None) -> Iterator[None]:
+        """Hold the run folder for this process; RunHeld names who holds it otherwise, after a wait."""
         with writing_alone(self.folder, self.all / "lock", wait_seconds):
             yield
 

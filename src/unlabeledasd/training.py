@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment as LightningEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 

@@ -1,0 +1,61 @@
+"""What a launcher costs: from the call to the first step, and the share of time in which nothing is trained or scored.
+
+  python benchmarks/launchers.py [--launcher local] [--runs 20] [--slots 2] [--epochs 10]
+
+--runs short runs on generated clips, through jobs/exp/exp1.sh; --slots: how many the launcher runs at a time (JOBS,
+nodes, GPUs), which is for you to know. What the launcher takes from the environment (SBATCH_OPTIONS, ...) is passed on.
+A run begins when src/train.py writes environment.json, before its first step, and ends with its done marker; idle is
+all else in `slots` times the seconds from the call to the last end: the launcher, imports, reading and checking clips.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from measuring import BENCHMARKS, clips, options, show
+from tqdm import tqdm
+
+
+def main() -> None:
+    given = options(__doc__, launcher="local", runs=20, slots=2, epochs=10)
+    overrides = ["dataset.clip_seconds=5", "dataset.batch_size=8", f"score_epochs=[{given.epochs}]",
+                 "trainer.accelerator=cpu", "threads=1"]  # fmt: skip
+    with clips(2, 16, 2, seconds=5) as folder:
+        settings = {"LAUNCHER": given.launcher, "JOBS": str(given.slots), "DATA_DIR": str(folder),
+                    "RESULTS_DIR": str(folder / "results"), "DATASETS": "folder:bench", "METHODS": "na_0256",
+                    "SEEDS": " ".join(map(str, range(given.runs))), "OVERRIDES": " ".join(overrides),
+                    "REPORT": f"--version epoch{given.epochs}"}  # fmt: skip
+        start = time.time()
+        command = [BENCHMARKS.parent / "jobs/exp/exp1.sh"]
+        launcher = subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL)
+        runs = [folder / f"results/bench/na_0256_{seed}/all" for seed in range(given.runs)]
+        with tqdm(total=given.runs, unit="run") as bar:
+            while not all((run / "done").exists() for run in runs):
+                if launcher.poll():
+                    sys.exit(f"{command[0]} failed with status {launcher.returncode}")
+                bar.update(sum((run / "done").exists() for run in runs) - bar.n)
+                time.sleep(0.5)
+        begun, ended = ([written(run / name) - start for run in runs] for name in ("environment.json", "done"))
+        launcher.wait()
+        if given.launcher == "slurm":  # the table still waits in the queue
+            while not list((folder / "results").glob("table1*.csv")):
+                time.sleep(0.5)
+    work = sum(end - begin for begin, end in zip(begun, ended, strict=True))
+    slot_seconds = given.slots * max(ended)
+    show(f"{given.runs} runs by LAUNCHER={given.launcher}, {given.slots} at a time", [{
+        "first step after s": min(begun),
+        "all slots busy after s": sorted(begun)[min(given.slots, given.runs) - 1],
+        "work s a run": work / given.runs,
+        "idle s a run": (slot_seconds - work) / given.runs,
+        "idle share": 1 - work / slot_seconds,
+    }], given.json)  # fmt: skip
+
+
+def written(file: Path) -> float:
+    return file.stat().st_mtime
+
+
+if __name__ == "__main__":
+    main()
