@@ -8,7 +8,9 @@ A run begins when src/train.py writes environment.json, before its first step, a
 all else in `slots` times the seconds from the call to the last end: the launcher, imports, reading and checking clips.
 """
 
+import atexit
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -29,7 +31,9 @@ def main() -> None:
                     "REPORT": f"--version epoch{given.epochs}"}  # fmt: skip
         start = time.time()
         command = [BENCHMARKS.parent / "jobs/exp/exp1.sh"]
-        launcher = subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL)
+        launcher = subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL,
+                                    start_new_session=True)  # fmt: skip
+        atexit.register(end, launcher)
         runs = [folder / f"results/bench/na_0256_{seed}/all" for seed in range(given.runs)]
         with tqdm(total=given.runs, unit="run") as bar:
             while not all((run / "done").exists() for run in runs):
@@ -51,6 +55,13 @@ def main() -> None:
         "idle s a run": (slot_seconds - work) / given.runs,
         "idle share": 1 - work / slot_seconds,
     }], given.json)  # fmt: skip
+
+
+def end(launcher: subprocess.Popen) -> None:
+    """With what it started here; what it submitted is the cluster's."""
+    if launcher.poll() is None:
+        os.killpg(launcher.pid, signal.SIGINT)
+        launcher.wait()
 
 
 def written(file: Path) -> float:

@@ -1,7 +1,7 @@
 """LAUNCHER=slurm on a real Slurm of two nodes on this host (tests/slurm.sh): runs are ended and queued again, a node
 goes down, one is drained, and in the end every file of scores is that of a local run.
 
-  python -m pytest -m cluster tests/test_slurm.py     as root, with slurm-wlm and munge; about 5 minutes on 2 cores
+  python -m pytest -m cluster tests/test_slurm.py     as root, with slurm-wlm and munge; 5 to 15 minutes on 2 cores
 """
 
 import json
