@@ -206,7 +206,7 @@ def use_hardware(config: DictConfig) -> None:
 
 
 def use_threads(threads: int) -> None:
-    """Results equal to the last digit need as many threads as before. Memory is kept along the way."""
+    """Results equal to the last digit need as many threads as before. Memory is made fast along the way."""
     import torch
 
     from unlabeledasd.hardware import keep_memory
@@ -215,6 +215,8 @@ def use_threads(threads: int) -> None:
         raise InputError(f"threads={threads}: allowed are auto and numbers from 1")
     torch.set_num_threads(threads)
     keep_memory()
+    # deterministic=true would fill every new tensor, so that reading it by mistake is repeatable: 5 % of a step
+    torch.utils.deterministic.fill_uninitialized_memory = False
 
 
 def check_precision(precision: str) -> None:
