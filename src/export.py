@@ -9,6 +9,7 @@ Needs the extra requirements: pip install -e '.[export]'. The folder is checked 
 import argparse
 import logging
 import shutil
+import tempfile
 import warnings
 from copy import deepcopy
 from importlib.util import find_spec
@@ -109,9 +110,21 @@ def threshold(detector: Detector, machine: str, kind: str) -> float | None:
 
 
 def export(folder: Path, out: Path) -> None:
-    run, config = open_run(folder)
+    out = out.resolve()
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out}: is there already and not empty; name a new folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as building:
+        told = write_checked(folder, Path(building))
+        out.mkdir(exist_ok=True)
+        for file in sorted(Path(building).iterdir(), key=lambda file: file.name == CARD):  # without a card it is none
+            shutil.move(file, out)
+    print(f"{out}: {told}")
+
+
+def write_checked(folder: Path, out: Path) -> str:
+    """Write all files of an export and compare its scores with the run's -> what came of it."""
+    run, config = open_run(folder)
     if not config.model.extractor._target_.endswith(".MultiResolutionNet"):
         raise InputError(f"{folder}: extractor {config.model.extractor._target_}; only MultiResolutionNet is exported")
     detector = load_detector(folder)
@@ -120,22 +133,16 @@ def export(folder: Path, out: Path) -> None:
         for name, machine in detector.machines.items():
             learned = {k: v for k, v in vars(machine.scorers[i]).items() if k.endswith("_")}
             arrays |= {f"{epoch}/{name}/{key}": value for key, value in learned.items()}
-    building = out.with_name(f"{out.name}.tmp")  # becomes the folder when the check is through
-    shutil.rmtree(building, ignore_errors=True)
-    write_npz(building / ARRAYS, arrays)
+    write_npz(out / ARRAYS, arrays)
     networks = zip(config.score_epochs, load_networks(run, config), strict=True)
     for epoch, network in tqdm(networks, total=len(config.score_epochs), desc="exporting", unit="network"):
-        stfts = write_network(network, network_file(building, epoch))
-    write_json(building / CARD, make_card(run, config, detector, stfts))
+        stfts = write_network(network, network_file(out, epoch))
+    write_json(out / CARD, make_card(run, config, detector, stfts))
     # ONNX computes in float32, so it is float32 that it must agree with
-    if (worst := greatest_difference(load_detector(folder, "32-true"), load_detector(building))) > TOLERANCE:
-        shutil.rmtree(building)
-        raise InputError(f"{out}: scores differ from those of {folder} by {worst:.1e}, more than {TOLERANCE}")
-    if out.exists():
-        out.rmdir()
-    building.rename(out)
+    if (worst := greatest_difference(load_detector(folder, "32-true"), load_detector(out))) > TOLERANCE:
+        raise InputError(f"{folder}: scores of the export differ by {worst:.1e}, more than {TOLERANCE}")
     size = sum(file.stat().st_size for file in out.iterdir()) / 1e6
-    print(f"{out}: {len(detector.machines)} machines, {size:.0f} MB, scores within {worst:.1e} of the run's in float32")
+    return f"{len(detector.machines)} machines, {size:.0f} MB, scores within {worst:.1e} of the run's in float32"
 
 
 def greatest_difference(one: Detector, other: Detector) -> float:

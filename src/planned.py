@@ -116,6 +116,8 @@ def table3(experiment: str, settings: Settings) -> list[Planned]:
             teachers += [settings.run(experiment, "triplet", dataset, machine, seed)
                          for machine in machines for seed in settings.seeds]  # fmt: skip
         for source in sources:
+            if source == "gt" and "gt" not in map(label_source, facts.experiment3):
+                continue  # its attributes are not hidden
             for seed in settings.seeds if source in SEEDED else [""]:
                 folder = settings.label_dir / facts.name / (f"{source}_{seed}" if seed else source)
                 labels.append(Planned(experiment, "labels", dataset, source, seed, folder))

@@ -83,8 +83,9 @@ def told_in(file: Path) -> Iterator[None]:
         yield
     except Exception as error:
         kind = "" if isinstance(error, (InputError, OSError)) else f"{type(error).__name__}: "
+        text = f"{kind}{one_line(error)}\n".encode(errors="backslashreplace").decode()  # a name may be no UTF-8
         with suppress(InputError):  # the disk may be full
-            write_text(file, f"{kind}{one_line(error)}\n")
+            write_text(file, text)
         raise
 
 

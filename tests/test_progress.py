@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, call, make_machine, tiny
 
 import train
-from unlabeledasd import locks
+from unlabeledasd import locks, progress
 from unlabeledasd.progress import labels_state, run_state
 from unlabeledasd.runs import Run, write_json, write_text
 from unlabeledasd.training import RecordProgress
@@ -121,6 +121,8 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1\nRuntimeE
      ("epoch 1/16\rslurmstepd: error: Detected 1 oom_kill event in StepId=7.batch\n",
       "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch"),
      ("slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-24T10:00:00 DUE TO PREEMPTION ***\n", ""),
+     ("error: x.wav: truncated\n== 2026-11-24 10:00:00: job 5_0 on n1, start 1: python\nprecision 32-true\n", ""),
+     ("== 10:00: job\nepoch 1/16\rerror: x.wav: truncated\n", "error: x.wav: truncated"),
      (TRACEBACK + "precision 32-true\n" + 9 * "epoch 2/16\r", ""), ("", ""), ("\xff\xfe", "")],
 )  # fmt: skip
 def test_what_a_launcher_kept(run, log, error):
@@ -131,6 +133,19 @@ def test_what_a_launcher_kept(run, log, error):
     assert run_state(run.folder).state == "interrupted"
 
 
+def test_an_attempt_that_kept_no_log(run):
+    write_text(run.folder / "launch.log", "error: x.wav: truncated\n")
+    os.utime(run.folder / "launch.log", (time.time() - 900,) * 2)
+    assert run_state(run.folder).state == "failed"
+    hold(run, age=600)  # it began again, and was killed
+    assert run_state(run.folder).state == "interrupted"
+
+
+def test_done_while_it_is_looked_at(run, monkeypatch):
+    monkeypatch.setattr(progress, "look", lambda _: write_json(run.done_marker, {}))
+    assert run_state(run.folder).state == "done"
+
+
 def test_what_cannot_be_read(run):
     run.error.mkdir(parents=True)
     assert run_state(run.folder).state == "failed"
@@ -139,6 +154,8 @@ def test_what_cannot_be_read(run):
 
 def test_labels(tmp_path):
     folder = tmp_path / "label/demo/class_1"
+    assert labels_state(folder).state == "missing"
+    folder.mkdir(parents=True)  # in the queue of Slurm
     assert labels_state(folder).state == "missing"
     for name in ("gearbox/embedding_train.npz", "fan/embedding_train.npz", "fan/clusters.json"):
         write_text(folder / name, "x")

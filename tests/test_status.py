@@ -57,6 +57,7 @@ def commands(script: str, environment: dict[str, str]) -> set[tuple]:
      ("exp3", {"DATASETS": "dcase2024", "SEEDS": "3"}),
      ("exp1", {"DATASETS": "demo folder:pumps", "METHODS": "na_1024 featex_0256_4096"}),
      ("exp3", {"DATASETS": "demo_unlabeled", "METHODS": "pattr_bic_triplet_x pattr_gt_x", "SEEDS": "2"}),
+     ("exp3", {"DATASETS": "dcase2023", "METHODS": "pattr_gt_x"}),
      ("exp3", {"DATASETS": "demo_unlabeled", "METHODS": "na_1024 pattr_macdom_subloss_0256_4096"})],
 )  # fmt: skip
 def test_the_plan_is_that_of_the_job_script(tmp_path, script, environment):

@@ -48,10 +48,10 @@ def run_state(folder: Path) -> State:
             return state
         if epoch is not None:
             state.doing = f"{epoch} of {epochs} epochs trained"
-        state.error = read_last(run.error) or error_in_log(folder / LAUNCH_LOG, written)
+        state.error = read_last(run.error) or error_in_log(folder / LAUNCH_LOG, max(written, last_sign(lock)))
         begun = run.all.is_dir() or (folder / LAUNCH_LOG).exists()
         state.state = "failed" if state.error else "interrupted" if begun else "missing"
-        return state
+        return State("done") if run.is_done else state  # by now
     except (InputError, OSError) as error:  # a damaged done marker, a folder that must not be read
         return State("failed", error=one_line(error))
 
@@ -66,11 +66,17 @@ def labels_state(folder: Path) -> State:
         state = State("running", "{} machines embedded, {} clustered".format(*counts), holder=lock)
         if lock and lock["held"]:
             return state
-        state.error = error_in_log(folder / LAUNCH_LOG, 0)
-        state.state = "failed" if state.error else "interrupted" if folder.is_dir() else "missing"
-        return state
+        state.error = error_in_log(folder / LAUNCH_LOG, last_sign(lock))
+        begun = folder.is_dir() and any(folder.iterdir())
+        state.state = "failed" if state.error else "interrupted" if begun else "missing"
+        return State("done") if (folder / "labels.json").is_file() else state  # by now
     except OSError as error:
         return State("failed", error=one_line(error))
+
+
+def last_sign(lock: dict | None) -> float:
+    """When the process that did not give its lock back lived last."""
+    return lock["renewed"] if lock else 0.0
 
 
 def read_progress(file: Path) -> tuple[dict, float]:
@@ -103,7 +109,10 @@ def read_last(file: Path) -> str:
 
 
 def error_in_log(file: Path, since: float) -> str:
-    """The last error that a log ends with; "" if there is none, or if the run went on after it was written."""
+    """The last error that a log ends with; "" if there is none, or if the run went on after it was written.
+
+    Launchers begin an attempt with a line "== ...": what is before the last of them was another one's.
+    """
     try:
         with file.open("rb") as opened:
             size = opened.seek(0, 2)
@@ -112,7 +121,8 @@ def error_in_log(file: Path, since: float) -> str:
         written = file.stat().st_mtime
     except FileNotFoundError:
         return ""
-    lines = [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
+    attempt = re.split(r"(?:^|\n)== ", text)[-1]
+    lines = [line.strip() for line in re.split(r"[\r\n]+", attempt) if line.strip()]
     return next((line for line in reversed(lines[-LAST_LINES:]) if written >= since and ERROR.search(line)), "")
 
 
