@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import write_wav
 
+from unlabeledasd.cache import ClipCache
 from unlabeledasd.data import ClipDataModule, ShuffledClips
 from unlabeledasd.errors import InputError
 from unlabeledasd.labels import Labels
@@ -90,6 +91,22 @@ def test_no_cache(clips, reason):
     data.fill_cache(torch.device("cpu"))
     assert data.cache is None
     assert next(iter(data.train_dataloader()))[0].shape == (4, 100)
+
+
+def test_a_cache_takes_half_of_a_gpus_free_memory(clips, monkeypatch):
+    paths, gpu = [str(path.relative_to(clips[0])) for path in clips[0].glob("*/train/*.wav")], torch.device("cuda")
+    size = sum((clips[0] / path).stat().st_size - 44 for path in paths)  # without the headers
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * size - 1, 1 << 40))
+    assert ClipCache.read(clips[0], paths, None, gpu, 1e12) is None
+    assert ClipCache.read(clips[0], paths, None, torch.device("cpu"), size) is not None
+    assert ClipCache.read(clips[0], paths, None, torch.device("cpu"), size - 1) is None
+
+
+def test_a_cache_is_gone_after_training(clips):
+    data = ClipDataModule(*clips, n_samples=100, batch_size=4)
+    data.fill_cache(torch.device("cpu"))
+    data.teardown("fit")
+    assert data.cache is None
 
 
 def test_a_float_clip_makes_its_batch_float(clips):

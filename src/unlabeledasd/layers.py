@@ -28,7 +28,8 @@ aten = torch.ops.aten
 
 class Stem(nn.Module):
     """(B, 1, H, W) -> (B, channels, H', W'): Conv2d(1, channels, kernel, stride 2), BatchNorm2d, ReLU,
-    MaxPool2d(3, 2), none of them padded."""
+    MaxPool2d(3, 2), none of them padded. Where a batch norm weight is exactly 0, all positions of a window are its
+    maximum, and the gradient is that of the convolution's maximum, where PyTorch takes the first."""
 
     def __init__(self, channels: int, kernel: int):
         super().__init__()
@@ -236,7 +237,7 @@ def in_layout(x: Tensor) -> Tensor:
     """x (B, C, H, W) channels last, in the precision in which autocast would convolve it."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    return x.to(dtype, memory_format=torch.channels_last)
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def clips_at_once(x: Tensor, factor: float = 1) -> int:
