@@ -1,14 +1,15 @@
 """What a launcher costs: from the call to the first step, and the share of time in which nothing is trained or scored.
 
-  python benchmarks/launchers.py [--launcher local] [--runs 20] [--slots 2] [--epochs 10]
+  python benchmarks/launchers.py [--launcher local] [--runs 20] [--slots 2] [--epochs 10] [--hours 2]
 
 --runs short runs on generated clips, through jobs/exp/exp1.sh; --slots: how many the launcher runs at a time (JOBS,
-nodes, GPUs), which is for you to know. What the launcher takes from the environment (SBATCH_OPTIONS, ...) is passed on.
+nodes, GPUs), which is for you to know; --hours: when to give up. What the launcher takes from the environment
+(SBATCH_OPTIONS, ...) is passed on.
+
 A run begins when src/train.py writes environment.json, before its first step, and ends with its done marker; idle is
 all else in `slots` times the seconds from the call to the last end: the launcher, imports, reading and checking clips.
 """
 
-import atexit
 import os
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from tqdm import tqdm
 
 
 def main() -> None:
-    given = options(__doc__, launcher="local", runs=20, slots=2, epochs=10)
+    given = options(__doc__, launcher="local", runs=20, slots=2, epochs=10, hours=2)
     overrides = ["dataset.clip_seconds=5", "dataset.batch_size=8", f"score_epochs=[{given.epochs}]",
                  "trainer.accelerator=cpu", "threads=1"]  # fmt: skip
     with clips(2, 16, 2, seconds=5) as folder:
@@ -33,19 +34,21 @@ def main() -> None:
         command = [BENCHMARKS.parent / "jobs/exp/exp1.sh"]
         launcher = subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL,
                                     start_new_session=True)  # fmt: skip
-        atexit.register(end, launcher)
         runs = [folder / f"results/bench/na_0256_{seed}/all" for seed in range(given.runs)]
-        with tqdm(total=given.runs, unit="run") as bar:
-            while not all((run / "done").exists() for run in runs):
-                if launcher.poll():
-                    sys.exit(f"{command[0]} failed with status {launcher.returncode}")
-                bar.update(sum((run / "done").exists() for run in runs) - bar.n)
-                time.sleep(0.5)
-        begun, ended = ([written(run / name) - start for run in runs] for name in ("environment.json", "done"))
-        launcher.wait()
-        if given.launcher == "slurm":  # the table still waits in the queue
-            while not list((folder / "results").glob("table1*.csv")):
-                time.sleep(0.5)
+        try:
+            with tqdm(total=given.runs, unit="run") as bar:
+                while (done := sum((run / "done").exists() for run in runs)) < given.runs:
+                    check(launcher, runs, deadline=start + given.hours * 3600)
+                    bar.update(done - bar.n)
+                    time.sleep(0.5)
+            begun, ended = ([written(run / name) - start for run in runs] for name in ("environment.json", "done"))
+            launcher.wait()
+            if given.launcher == "slurm" and given.runs > 1:  # its table waits in the queue; one run has none
+                while not list((folder / "results").glob("table1*.csv")):
+                    check(launcher, runs, deadline=start + given.hours * 3600)
+                    time.sleep(0.5)
+        finally:
+            end(launcher)  # before the clips are removed
     work = sum(end - begin for begin, end in zip(begun, ended, strict=True))
     slot_seconds = given.slots * max(ended)
     show(f"{given.runs} runs by LAUNCHER={given.launcher}, {given.slots} at a time", [{
@@ -55,6 +58,17 @@ def main() -> None:
         "idle s a run": (slot_seconds - work) / given.runs,
         "idle share": 1 - work / slot_seconds,
     }], given.json)  # fmt: skip
+
+
+def check(launcher: subprocess.Popen, runs: list[Path], deadline: float) -> None:
+    """Whether it is worth while to wait on."""
+    if launcher.poll():
+        sys.exit(f"the launcher failed with status {launcher.returncode}")
+    for run in runs:
+        if (run / "error").exists():
+            sys.exit(f"{run.parent.name} failed: {(run / 'error').read_text().strip()}")
+    if time.time() > deadline:
+        sys.exit("not through in time; --hours allows more")
 
 
 def end(launcher: subprocess.Popen) -> None:

@@ -28,13 +28,13 @@ LACKING=() HELD=() RUNS=() FOLDERS=() COMMANDS=()
 plan_labels() {
   local folder
   folder="${LABEL_DIR}/$(dataset_name "$1")/$2${3:+_$3}"
-  if [[ -e "${folder}/labels.json" && -z "${DRY_RUN:-}${AFTER_JOBS}${OVERRIDES[*]-}${SETTINGS[*]-}" ]]; then
+  if [[ -e "${folder}/labels.json" && -z "${DRY_RUN:-}${AFTER_JOBS}${SETTINGS[*]-}" ]]; then
     echo "there already: ${folder}"   # no teacher is in the queue, no other settings are asked for
     return
   fi
   RUNS+=("$*") FOLDERS+=("${folder}")
   COMMANDS+=("$(printf '%q ' env LAUNCHER=local DATA_DIR="${DATA_DIR}" RESULTS_DIR="${RESULTS_DIR}" LABEL_DIR="${LABEL_DIR}" \
-    DATASETS="$1" SOURCES="$2" ${3:+SEEDS="$3"} OVERRIDES="${OVERRIDES[*]-}" SETTINGS="${SETTINGS[*]-}" \
+    GPUS= DATASETS="$1" SOURCES="$2" ${3:+SEEDS="$3"} OVERRIDES="${OVERRIDES[*]-}" SETTINGS="${SETTINGS[*]-}" \
     pseudoattr/pseudo_attr.sh)")
 }
 
@@ -52,7 +52,7 @@ make_labels() {
     printf '%q ' "${command[@]}" && echo
     [[ -z "${DRY_RUN:-}" ]] || continue
     status=0
-    env OVERRIDES="${OVERRIDES[*]-}" "${command[@]}" || status=$?
+    attended env OVERRIDES="${OVERRIDES[*]-}" "${command[@]}" || status=$?
     case ${status} in
       0) ;;
       3) HELD+=("$*"); return ;;   # another terminal or machine trains the teacher or makes these labels

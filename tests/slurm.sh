@@ -6,7 +6,7 @@
 #   tests/slurm.sh stop FOLDER      end its jobs and daemons
 #
 # Needs Debian's slurm-wlm and munge (apt install slurm-wlm munge), and root; nothing in /etc or /var is touched.
-set -euo pipefail
+set -Eeuo pipefail
 usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; }
 
 start() {
@@ -46,18 +46,19 @@ NodeName=n2 NodeHostname=${host} NodeAddr=127.0.0.1 Port=$((port + 2)) CPUs=1 Re
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 END
   echo "NodeName=n[1-2] Name=gpu File=/dev/null" > "${folder}/gres.conf"
-  munged --socket="${folder}/munge/socket" --key-file="${folder}/munge/key" --pid-file="${folder}/munge/pid" \
-    --log-file="${folder}/munge/log" --seed-file="${folder}/munge/seed" --force > /dev/null 2>&1
   export SLURM_CONF="${folder}/slurm.conf"
+  # shellcheck disable=SC2064
+  trap "echo 'Slurm did not start; see ${folder}/*.log and munge/log' >&2; stop '${folder}'" ERR
+  munged --socket="${folder}/munge/socket" --key-file="${folder}/munge/key" --pid-file="${folder}/munge/pid" \
+    --log-file="${folder}/munge/log" --seed-file="${folder}/munge/seed" --force > "${folder}/munge/start" 2>&1 \
+    || { cat "${folder}/munge/start" >&2; false; }   # it warns of --force
   slurmctld
   for node in n1 n2; do slurmd -N "${node}"; done
   for _ in {1..30}; do
     [[ "$(sinfo --noheader --states=idle --format=%D 2> /dev/null)" != 2 ]] || return 0
     sleep 0.5
   done
-  echo "Slurm did not start; see ${folder}/*.log" >&2
-  stop "${folder}"
-  exit 1
+  false
 }
 
 stop() {

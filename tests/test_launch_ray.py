@@ -70,6 +70,24 @@ def test_a_driver_that_fails_ends_the_job(job, status):
     assert job(STATUS=str(status), ANSWERS=r"0 0\n").returncode == status
 
 
+def test_term_ends_the_driver(job, tmp_path):
+    stand_in = tmp_path / "bin/python"
+    wait = 'trap "echo ended >> $LOG; exit 1" TERM; echo begun > "$LOG"; while :; do sleep 0.1; done'
+    stand_in.write_text(f"#!/bin/bash\n[[ $1 == jobs/exp/ray_runs.py ]] || exit 0\n{wait}\n")
+    log = tmp_path / "runs"
+    environment = {"PATH": f"{stand_in.parent}:{os.environ['PATH']}", "LOG": str(log), "DATASETS": "demo",
+                   "DATA_DIR": str(tmp_path), "RESULTS_DIR": str(tmp_path / "results"), "LAUNCHER": "ray",
+                   "TMPDIR": str(tmp_path / "temporary")}  # fmt: skip
+    (tmp_path / "temporary").mkdir()
+    process = subprocess.Popen([ROOT / "jobs/exp/exp2.sh"], env=environment, stdout=subprocess.DEVNULL)
+    while not (log.exists() and log.read_text()):
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(30) == 143
+    assert log.read_text() == "begun\nended\n"
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
 def test_finished_runs_need_no_cluster(job, tmp_path):
     for seed in (1, 2, 3):
         marker = tmp_path / f"results/demo/subloss_0256_4096_{seed}/all/done"

@@ -1,5 +1,6 @@
 """LAUNCHER=ray on a real cluster of two nodes on this machine, one of which is killed: pytest -m cluster"""
 
+import json
 import os
 import random
 import re
@@ -189,20 +190,22 @@ def csvs(place: Path) -> dict[str, bytes]:
     return {name: content for name, content in found.items() if "/logs/" not in name}
 
 
-def lose_a_node_in_the_middle(cluster: Cluster, running: subprocess.Popen, results: Path) -> None:
-    """Once the run there has an epoch to go on from, while another one runs on the other node."""
+def lose_a_node_in_the_middle(cluster: Cluster, running: subprocess.Popen, results: Path) -> Run:
+    """Once the run there has an epoch to go on from, while another one runs on the other node -> that run."""
 
-    def in_the_middle() -> bool:
+    def in_the_middle() -> Run | None:
         assert running.poll() is None, "it ended before a node could be lost"
         for pid in cluster.trainings(1):
             if found := re.search(r" method=(\S+) seed=(\d+) ", command_line(pid)):
                 run = Run(results / f"tiny/{found[1]}_{found[2]}")
-                return run.last_checkpoint.exists() and not run.is_done and cluster.trainings(0) != []
-        return False
+                in_between = run.last_checkpoint.exists() and not run.is_done
+                return run if in_between and cluster.trainings(0) else None
+        return None
 
-    wait_for(in_the_middle, seconds=600)  # of stages before it, too
+    run = wait_for(in_the_middle, seconds=600)  # of stages before it, too
     lost = cluster.lose_node()
     wait_for(lambda: not set(lost) & set(processes()), seconds=10)
+    return run
 
 
 METHODS = {
@@ -216,8 +219,10 @@ def test_a_node_is_lost(script, cluster, job, tmp_path):
     grid = {"METHODS": METHODS[script], "SEEDS": "1 2" if script == "exp2.sh" else "1"}
     job.ended(job(script, "local", **grid), "local")
     running = job(script, "ray", **grid, **cluster.environment)
-    lose_a_node_in_the_middle(cluster, running, tmp_path / "ray/results")
+    run = lose_a_node_in_the_middle(cluster, running, tmp_path / "ray/results")
     told = job.ended(running, "ray")
+    progress = json.loads(run.progress.read_text())
+    assert len(progress["seconds"]) < progress["epochs"]  # the last try went on where the lost one was
     assert told.count("its node or worker was lost (NodeDiedError), tried again") == 1
     assert "Ray: 2 node(s), 1 CPUs and no GPU a run, 2 at a time" in told
     begun = [log.read_text().count("== 20") for log in (tmp_path / "ray/results/tiny").glob("*/launch.log")]

@@ -125,9 +125,23 @@ def test_a_lost_run_is_tried_again_and_waits_for_its_lock(capsys):
     cluster = Cluster(end)
     assert sorted(ended(cluster)) == [(0, 0), (1, 0), (2, 1), (3, 0)]
     waits = {run.name: [wait for name, wait, _ in cluster.tries if name == run.name] for run in RUNS}
-    assert waits == {"run 0": [None], "run 1": [None, "300", "300"], "run 2": [None, "300", "300", "300"],
-                     "run 3": [None]}  # fmt: skip
+    assert waits == {"run 0": ["300"], "run 1": ["300"] * 3, "run 2": ["300"] * 4, "run 3": ["300"]}
     assert "run 2: lost 4 times: the node died" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["overwrite=true", "+overwrite=True", "++overwrite=1", "overwrite=yes"])
+def test_a_run_that_is_tried_again_keeps_its_progress(word):
+    begun = []
+
+    def end(run, _):
+        begun.append(run.command)
+        if len(begun) < 3:
+            raise Lost("the node died")
+        return 0, "host", 1.0
+
+    command = f"python src/train.py a=1 {word} b=2 not_{word} "
+    assert ended(Cluster(end), [Run("run", "folder", command)]) == [(0, 0)]
+    assert begun == [command] + [f"python src/train.py a=1  b=2 not_{word} "] * 2
 
 
 def test_a_run_that_fails_is_not_tried_again(capsys):

@@ -32,7 +32,6 @@ pytestmark = [
 def slurm():
     """Calls a command of Slurm; its output."""
     folder = Path(tempfile.mkdtemp(prefix="slurm"))  # short: a socket's path has at most 107 characters
-    subprocess.run([ROOT / "tests/slurm.sh", "start", folder], check=True)
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
 
@@ -40,6 +39,7 @@ def slurm():
             return subprocess.run(command.split(), check=True, capture_output=True, text=True).stdout
 
         try:
+            subprocess.run([ROOT / "tests/slurm.sh", "start", folder], check=True)
             yield call
         finally:
             subprocess.run([ROOT / "tests/slurm.sh", "stop", folder], check=True)
@@ -120,6 +120,12 @@ def results(folder: Path) -> dict[str, bytes]:
     return scores
 
 
+def epochs_of_the_last_start(run: str) -> tuple[int, int]:
+    """That it trained itself, and of how many."""
+    progress = json.loads(Path(run, "all/progress.json").read_text())
+    return len(progress["seconds"]), progress["epochs"]
+
+
 def test_everything_is_as_in_a_local_run(slurm, job, tmp_path):
     local, cluster = tmp_path / "local", tmp_path / "cluster"
     for script, settings in EXPERIMENTS:
@@ -147,6 +153,8 @@ def test_everything_is_as_in_a_local_run(slurm, job, tmp_path):
     for folder in (*disturbed, run):
         assert "start 2: " in Path(folder, "launch.log").read_text()
         assert Path(folder, "all/done").is_file()
+        trained, epochs = epochs_of_the_last_start(folder)
+        assert trained < epochs  # it went on
 
     slurm(f"scontrol update nodename={node} state=resume")
     told = job(stages, "slurm", cluster, **more)

@@ -33,6 +33,21 @@ case ${LAUNCHER} in
   *) echo "LAUNCHER=${LAUNCHER}: allowed are local, slurm, ray" >&2; exit 1 ;;
 esac
 [[ "${JOBS:-1}" =~ ^[1-9][0-9]*$ ]] || { echo "JOBS=${JOBS}: a number of runs at a time, at least 1" >&2; exit 1; }
+# attended COMMAND...: its exit status. TERM, of which the shell would hear only afterwards, ends it and then this script;
+# so does Ctrl-C, which it gets by itself.
+attended() {
+  local child="" status=0 stopped=""
+  trap 'stopped=130' INT
+  trap 'stopped=143; [[ -z "${child}" ]] || kill -TERM "${child}" 2> /dev/null' TERM
+  (trap - INT; exec "$@") <&0 &   # Ctrl-C is ignored in what runs in the background, unless it says otherwise
+  child=$!
+  [[ "${stopped}" != 143 ]] || kill -TERM "${child}" 2> /dev/null || true
+  while kill -0 "${child}" 2> /dev/null; do wait "${child}" || true; done   # a trap ends a wait
+  wait "${child}" || status=$?
+  trap - INT TERM
+  [[ -z "${stopped}" ]] || exit "${stopped}"
+  return "${status}"
+}
 # afterwards LOG COMMAND...: what needs the runs that were launched, and next_stage: what is launched from now on needs
 # them. A launcher that only submits has its own.
 afterwards() { "${@:2}"; }

@@ -30,15 +30,19 @@ done
 # methods DATASET: its rows of the table.
 methods() { if [[ -n "${METHODS:-}" ]]; then echo "${METHODS}"; else facts "$1" experiment3; fi; }
 
-# sources DATASET: the sources of pseudo-labels that its rows need, in the order of the rows, each after a blank.
+# sources DATASET: the sources of pseudo-labels that its rows need, in the order of the rows, each once and after a blank.
 sources() {
+  local method source found=""
   for method in $(methods "$1"); do
     case ${method} in
-      pattr_bic_pre_*) printf ' class' ;;
-      pattr_bic_*) method="${method#pattr_bic_}"; printf ' %s' "${method%%_*}" ;;
-      pattr_gt_*) printf ' gt' ;;
+      pattr_bic_pre_*) source=class ;;
+      pattr_bic_*) source="${method#pattr_bic_}" source="${source%%_*}" ;;
+      pattr_gt_*) source=gt ;;
+      *) continue ;;
     esac
+    [[ "${found} " == *" ${source} "* ]] || found+=" ${source}"
   done
+  printf '%s' "${found}"
 }
 
 rows=()   # every method of the table, of any dataset
@@ -66,7 +70,8 @@ stage_teachers() {
   run_planned
   for dataset in "${DATASETS[@]}"; do
     if [[ "$(sources "${dataset}") " == *" triplet "* ]]; then
-      DATASETS="${dataset}" SEEDS="${SEEDS[*]}" OVERRIDES="${OVERRIDES[*]-}" jobs/exp/exp3_triplet.sh || unfinished $?
+      attended env DATASETS="${dataset}" SEEDS="${SEEDS[*]}" OVERRIDES="${OVERRIDES[*]-}" \
+        jobs/exp/exp3_triplet.sh || unfinished $?
     fi
   done
 }
@@ -75,7 +80,7 @@ stage_labels() {
   for dataset in "${DATASETS[@]}"; do
     needed="$(sources "${dataset}")"
     [[ -n "${needed}" ]] || continue   # rows that need no pseudo-labels
-    DATASETS="${dataset}" SOURCES="${needed}" SEEDS="${SEEDS[*]}" OVERRIDES="${OVERRIDES[*]-}" \
+    attended env DATASETS="${dataset}" SOURCES="${needed}" SEEDS="${SEEDS[*]}" OVERRIDES="${OVERRIDES[*]-}" \
       pseudoattr/pseudo_attr.sh || unfinished $?
   done
 }

@@ -8,16 +8,18 @@ launch() {
     ((${#COMMANDS[@]} == 0)) || printf '%s\n' "${COMMANDS[@]}"
     return
   fi
-  trap 'exit 130' INT   # bash would die of the signal, which callers cannot tell from a crash
-  ended="$(python jobs/exp/ray_runs.py < <(
+  ended="$(mktemp)"
+  # shellcheck disable=SC2064
+  trap "rm -f -- '${ended}'" EXIT
+  attended python jobs/exp/ray_runs.py > "${ended}" < <(
     for i in "${!RUNS[@]}"; do printf '%s\0' "${RUNS[i]}" "${FOLDERS[i]}" "${COMMANDS[i]}"; done
-  ))" || exit $?
-  trap - INT
+  ) || exit $?
   while read -r i status; do
     case ${status} in
       0) ;;
       3) held+=("${RUNS[i]}") ;;   # another launcher or terminal works on it
       *) failed+=("${RUNS[i]}") ;;
     esac
-  done <<< "${ended}"
+  done < "${ended}"
+  rm -f -- "${ended}"
 }

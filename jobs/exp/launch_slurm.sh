@@ -9,16 +9,18 @@
   exit 1
 }
 # Scripts that this one calls add to the same list of jobs, and wait for the same ones.
-if [[ -z "${JOB_IDS:-}" ]]; then
-  JOB_IDS="$(mktemp)"
-  trap 'rm -f -- "${JOB_IDS}"' EXIT
+if [[ -z "${UNLABELEDASD_JOB_IDS:-}" ]]; then
+  UNLABELEDASD_JOB_IDS="$(mktemp)"
+  trap 'rm -f -- "${UNLABELEDASD_JOB_IDS}"' EXIT
 fi
-export JOB_IDS AFTER_JOBS="${AFTER_JOBS:-}"
+JOB_IDS="${UNLABELEDASD_JOB_IDS}"
+export UNLABELEDASD_JOB_IDS AFTER_JOBS="${AFTER_JOBS:-}"
 
 absolute() { if [[ "$1" == /* ]]; then echo "$1"; else echo "${REPOSITORY}/$1"; fi; }
 SUBMISSIONS="$(absolute "${RESULTS_DIR}")/.slurm"
 
-# read_queue: QUEUED[log file] is the task that is queued, or runs, to write it.
+# read_queue: QUEUED[log file] is the task that is queued, or runs, to write it; QUEUED[log file, line break, command
+# line] the one that does so by this command.
 read_queue() {
   declare -gA QUEUED=()
   [[ -z "${DRY_RUN:-}" ]] || return 0
@@ -26,18 +28,21 @@ read_queue() {
   queue="$(squeue --user="$(id -un)" --noheader --array --format='%i %K %k')"
   while read -r id task name; do
     link="${SUBMISSIONS}/${name}/${task}.log"
-    [[ ! -L "${link}" ]] || QUEUED["$(readlink "${link}")"]="${id}"
+    [[ -L "${link}" ]] || continue
+    link="$(readlink "${link}")"
+    QUEUED["${link}"]="${id}"
+    QUEUED["${link}"$'\n'"$(sed -n "$((task + 1))p" "${SUBMISSIONS}/${name}/commands")"]="${id}"
   done <<< "${queue}"
 }
 
-# submit DEPENDENCY NAME WHAT: TASKS[i] with its output in LOGS[i], as one array; its id is added to JOB_IDS.
+# submit DEPENDENCY NAME WHAT [OPTION...]: TASKS[i] with its output in LOGS[i], as one array; its id is added to JOB_IDS.
 submit() {
   local id i submission folder
   local -a command options
   submission="$(date +%Y%m%d-%H%M%S)-$$-${RANDOM}"
   folder="${SUBMISSIONS}/${submission}"
   read -ra options <<< "${SBATCH_OPTIONS:-}"
-  command=(sbatch --parsable ${options[@]+"${options[@]}"} --job-name="$2" --comment="${submission}"
+  command=(sbatch --parsable "${@:4}" ${options[@]+"${options[@]}"} --job-name="$2" --comment="${submission}"
     --array="0-$((${#TASKS[@]} - 1))${JOBS:+%${JOBS}}" --output="${folder//%/%%}/%a.log" --open-mode=append
     ${AFTER_JOBS:+"--dependency=$1:${AFTER_JOBS}" --kill-on-invalid-dep=yes}
     jobs/exp/slurm_job.sh "${REPOSITORY}" "${folder}")
@@ -61,17 +66,27 @@ submit() {
 
 # launch: submit what is not in the queue yet; what it waits for has to end well.
 launch() {
-  local i log
+  local i log status
   local -a TASKS=() LOGS=()
+  local -A seen=()   # a plan may name a run twice
   read_queue
   for ((i = 0; i < ${#RUNS[@]}; i++)); do
     log="$(absolute "${FOLDERS[i]}")/launch.log"
+    [[ -z "${seen[${log}]:-}" ]] || continue
+    seen["${log}"]=1
     if [[ -n "${QUEUED[${log}]:-}" ]]; then
       echo "in the queue already, job ${QUEUED[${log}]}: ${FOLDERS[i]}"
       echo "${QUEUED[${log}]}" >> "${JOB_IDS}"
-    elif [[ -z "${DRY_RUN:-}" && -e "${FOLDERS[i]}/all/done" && " ${OVERRIDES[*]-} " != *" overwrite=true "* ]]; then
+    elif [[ -z "${DRY_RUN:-}" && -e "${FOLDERS[i]}/all/done" ]] && ! grep -qiE "${OVERWRITE}" <<< "${COMMANDS[i]}"; then
       # finished: tells at once whether it was with these OVERRIDES
-      bash -c "exec ${COMMANDS[i]}" || failed+=("${RUNS[i]}")
+      status=0
+      bash -c "exec ${COMMANDS[i]}" || status=$?
+      case ${status} in
+        0) ;;
+        3) held+=("${RUNS[i]}") ;;
+        130) exit 130 ;;   # Ctrl-C
+        *) failed+=("${RUNS[i]}") ;;
+      esac
     else
       TASKS+=("${COMMANDS[i]}") LOGS+=("${log}")
     fi
@@ -89,12 +104,17 @@ next_stage() {
 
 # afterwards LOG COMMAND...: once all of that is through, in whatever way; at once if there is none of it.
 afterwards() {
+  local same
   local -a TASKS LOGS
   next_stage
   if [[ -z "${AFTER_JOBS}" ]]; then "${@:2}"; return; fi
   TASKS=("$(printf '%q ' "${@:2}")") LOGS=("$(absolute "$1")")
   read_queue
-  # one that an earlier call left waiting would not wait for what is new
-  [[ -z "${QUEUED[${LOGS[0]}]:-}" ]] || scancel --state=PENDING "${QUEUED[${LOGS[0]}]}"
-  submit afterany "$(basename "$1" .log)" "the table, told in $1"
+  same="${LOGS[0]}"$'\n'"${TASKS[0]}"
+  same="${QUEUED[${same}]:-}"
+  if [[ -n "${same}" ]]; then   # an earlier call left it waiting, but not for what is new
+    echo "cancelled: job ${same}, the same table, if it still waits"
+    scancel --state=PENDING "${same}"
+  fi
+  submit afterany "$(basename "$1" .log)" "the table, told in $1" --gres=none --cpus-per-task=1
 }

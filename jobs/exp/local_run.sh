@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# One of several runs at a time, called by xargs (launch_local.sh): prints "I STATUS" when COMMAND is through.
+# One of several runs at a time, called by xargs (launch_local.sh): prints "I began PID XARGS", the ids of COMMAND and of
+# xargs, and "I STATUS" when COMMAND is through.
 #
 #   SLOT=N GPUS="0 1" jobs/exp/local_run.sh I FOLDER COMMAND     on a GPU of GPUS, its output added to FOLDER/launch.log
 set -uo pipefail
@@ -9,7 +10,9 @@ read -ra gpus <<< "${GPUS:-}"
 [[ ${#gpus[@]} == 0 ]] || export CUDA_VISIBLE_DEVICES="${gpus[SLOT % ${#gpus[@]}]}"
 mkdir -p -- "$2"
 status=0
-bash -c "exec $3" >> "$2/launch.log" 2>&1 < /dev/null || status=$?
+echo "== $(date +'%F %T'): $3" >> "$2/launch.log"
+# shellcheck disable=SC2016
+bash -c 'echo "$1 began $$ $4"; eval "exec $3" >> "$2/launch.log" 2>&1 < /dev/null' - "$1" "$2" "$3" "${PPID}" || status=$?
 echo "$1 ${status}"
 case ${status} in
   0 | 3) ;;

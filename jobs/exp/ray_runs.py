@@ -40,7 +40,8 @@ from unlabeledasd.locks import STALE_SECONDS
 ROOT = Path(__file__).resolve().parents[2]
 LOG = "launch.log"
 RETRIES = 3  # after a lost node
-WAIT_SECONDS = STALE_SECONDS + 120  # for the lock that a run left behind on a lost node
+WAIT_SECONDS = STALE_SECONDS + 120  # for the lock that a run left behind, on a lost node or when the last call ended
+OVERWRITE = re.compile(r"(^| |=)\+*overwrite=(true|1|yes|on)(?=\\? |$)", re.IGNORECASE)  # as in jobs/environment.sh
 
 
 class Run(NamedTuple):
@@ -130,14 +131,19 @@ def run_all(ray, runs: list[Run], bar: tqdm) -> Generator[tuple[int, int], None,
 
     environment = {name: value for name, value in os.environ.items()
                    if not name.startswith("RAY_") and not name.endswith("_VISIBLE_DEVICES")}  # fmt: skip
-    environment |= {"OMP_NUM_THREADS": str(cpus), "PYTHONUNBUFFERED": "1"}  # so that the log is in order
+    environment |= {"OMP_NUM_THREADS": str(cpus), "UNLABELEDASD_WAIT": str(WAIT_SECONDS),
+                    "PYTHONUNBUFFERED": "1"}  # so that the log is in order  # fmt: skip
     share = int(10000 / per_gpu) / 10000 if per_gpu else 0  # Ray rounds to so many digits; 7 x 0.1429 would be too much
     task = ray.remote(execute).options(num_cpus=cpus, num_gpus=share, max_retries=0, scheduling_strategy="SPREAD")
 
-    def submit(number: int, **more: str):
-        return task.remote(runs[number], str(ROOT), {**environment, **more}, bool(per_gpu))
-
     tries: Counter[int] = Counter()
+
+    def submit(number: int):
+        run = runs[number]
+        if tries[number]:  # it goes on from what the try before has cleared and trained
+            run = run._replace(command=OVERWRITE.sub(r"\1", run.command))
+        return task.remote(run, str(ROOT), environment, bool(per_gpu))
+
     waiting = iter(range(len(runs)))
     pending = {submit(number): number for number in islice(waiting, jobs)}
     try:
@@ -158,7 +164,7 @@ def run_all(ray, runs: list[Run], bar: tqdm) -> Generator[tuple[int, int], None,
                     tries[number] += 1
                     bar.write(f"{name}: its node or worker was lost ({type(error).__name__}), tried again",
                               file=sys.stderr)  # fmt: skip
-                    pending[submit(number, UNLABELEDASD_WAIT=str(WAIT_SECONDS))] = number
+                    pending[submit(number)] = number
                     continue
             bar.write(told, file=sys.stderr)
             bar.update()

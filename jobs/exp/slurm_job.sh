@@ -28,6 +28,9 @@ export OMP_NUM_THREADS="${SLURM_CPUS_ON_NODE:-1}"   # `threads: auto` takes as m
 export UNLABELEDASD_WAIT=300                        # for the lock of a node that is gone, stale after 3 minutes
 id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"   # SLURM_JOB_ID of the last task is the whole array's
 command="$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$2/commands")"
+[[ -n "${command}" ]] || { echo "$2/commands: no line $((SLURM_ARRAY_TASK_ID + 1)) for job ${id}" >&2; exit 1; }
+# it goes on from what the start before has cleared and trained
+((${SLURM_RESTART_COUNT:-0} == 0)) || command="$(sed -E "s/${OVERWRITE}/\\1\\3/Ig" <<< "${command}")"
 echo "== $(date +'%F %T'): job ${id} on ${SLURMD_NODENAME:-$(hostname)}," \
   "start $((${SLURM_RESTART_COUNT:-0} + 1)): ${command}"
 
@@ -38,9 +41,16 @@ child=$!
 while kill -0 "${child}" 2> /dev/null; do wait "${child}"; done   # a trap ends a wait
 status=0
 wait "${child}" || status=$?
+# state: of the job, for Slurm; its controller may be busy.
+state() {
+  local try
+  for try in 1 2 3 4 5; do
+    [[ "${try}" == 1 ]] || sleep 10
+    ! squeue --noheader --jobs="${id}" --format=%T || return 0
+  done
+}
 # after scancel, or where Slurm queues it again by itself, the job is not running any more
-if [[ -n "${stopped}" && ${status} != 0 &&
-  "$(squeue --noheader --jobs="${id}" --format=%T)" =~ ^(RUNNING|SIGNALING)$ ]]; then
+if [[ -n "${stopped}" && ${status} != 0 && "$(state)" =~ ^(RUNNING|SIGNALING)$ ]]; then
   echo "== $(date +'%F %T'): told to end, queued again"
   scontrol requeue "${id}"
 fi
