@@ -55,7 +55,7 @@ END
   slurmctld
   for node in n1 n2; do slurmd -N "${node}"; done
   for _ in {1..30}; do
-    [[ "$(sinfo --noheader --states=idle --format=%D 2> /dev/null)" != 2 ]] || return 0
+    [[ "$(sinfo --noheader --states=idle --format=%D 2> /dev/null || true)" != 2 ]] || return 0
     sleep 0.5
   done
   false
