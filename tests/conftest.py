@@ -1,5 +1,6 @@
 """Small generated clips, and the entry points called in this process."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from omegaconf import DictConfig
 
 from unlabeledasd.clips import index_clips
 from unlabeledasd.labels import PseudoLabels, fingerprint, source_name
+
+# Where a shell started the tests in the background it ignores Ctrl-C for them, and for all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"  # official lists and real recordings, beside a developer's checkout

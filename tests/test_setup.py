@@ -24,7 +24,7 @@ SETUP_FILES = (
 )
 # module: distribution
 OTHER_NAMES = {"sklearn": "scikit-learn", "hydra": "hydra-core", "umap": "umap-learn"}
-SOURCED_ONLY = ("common.sh", "environment.sh")
+SOURCED_ONLY = ("common.sh", "environment.sh", "launch_local.sh", "launch_ray.sh", "launch_slurm.sh")
 
 spec = importlib.util.spec_from_file_location("missing_requirements", ROOT / "jobs" / "missing_requirements.py")
 missing_requirements = importlib.util.module_from_spec(spec)
