@@ -41,12 +41,11 @@ RUNTIME_ARGUMENTS = {
 
 # Least and greatest value of settings, whichever node has them; of lists, of each entry.
 RANGES = {
-    "seed": (0, 2**32 - 1),
+    "seed": (0, 2**32 - 1), "n_clusters": (1, math.inf),
     "num_workers": (0, math.inf), "cache_gb": (0, math.inf), "channel": (0, math.inf), "sample_rate": (1, math.inf),
     "n_ffts": (32, 2**16), "n_fft": (32, 2**16), "band_hz": (0, math.inf), "n_subclusters": (1, math.inf),
     "mixup_prob": (0, 1), "featex_prob": (0, 1), "noise_prob": (0, 1), "lr": (0, math.inf), "margin": (0, math.inf),
     "subspace_weight": (0, math.inf), "featex_weight": (0, math.inf), "stretch_ratios": (0.01, 100),
-    "n_clusters": (1, math.inf),
 }  # fmt: skip
 
 
@@ -192,31 +191,30 @@ def load_clips(dataset: DictConfig, root: str | Path, required: Sequence[str] = 
 
 def use_hardware(config: DictConfig) -> None:
     """Decide what is `auto`, tell it, and use it."""
-    import torch
-
-    from unlabeledasd import hardware
+    from unlabeledasd.hardware import best_precision
 
     if config.precision == "auto":
-        config.precision = hardware.best_precision(pick_device(config.trainer.accelerator))
-    if config.threads == "auto":
-        config.threads = torch.get_num_threads()
+        config.precision = best_precision(pick_device(config.trainer.accelerator))
     check_precision(config.precision)
-    use_threads(config.threads)
+    config.threads = use_threads(config.threads)
     print(f"precision {config.precision}, threads {config.threads}")
 
 
-def use_threads(threads: int) -> None:
-    """Results equal to the last digit need as many threads as before. Memory is made fast along the way."""
+def use_threads(threads: int | str) -> int:
+    """Results equal to the last digit need as many threads as before; auto: as many as torch takes. -> their number.
+    Memory is made fast along the way."""
     import torch
 
     from unlabeledasd.hardware import keep_memory
 
+    threads = torch.get_num_threads() if threads == "auto" else threads
     if type(threads) is not int or threads < 1:
         raise InputError(f"threads={threads}: allowed are auto and numbers from 1")
     torch.set_num_threads(threads)
     keep_memory()
     # deterministic=true would fill every new tensor, so that reading it by mistake is repeatable: 5 % of a step
     torch.utils.deterministic.fill_uninitialized_memory = False
+    return threads
 
 
 def check_precision(precision: str) -> None:
