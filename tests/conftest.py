@@ -34,6 +34,14 @@ def write_wav(path: Path, seconds: float = SECONDS, hz: float = 440.0, seed: int
     return path
 
 
+def write_script(file: Path, text: str) -> Path:
+    """A program, such as a stand-in for one on the PATH."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    file.chmod(0o755)
+    return file
+
+
 def make_machine(folder: Path, hz: float, source: int = 5, target: int = 2, test: int = 2) -> None:
     """A machine in DCASE layout: two speeds as attributes; anomalies sound a fifth higher."""
     for split, domain, condition, count in [

@@ -6,7 +6,7 @@ import shlex
 import subprocess
 import sys
 
-from conftest import ROOT
+from conftest import ROOT, write_script
 
 PYTHON = f"""#!/bin/bash
 case "$1" in
@@ -49,10 +49,8 @@ def make_job(tmp_path):
     stand_ins = {"python": PYTHON, "sbatch": SBATCH, "squeue": SQUEUE,
                  "scancel": '#!/bin/bash\necho "scancel $*" >> "$LOG"\n',
                  "scontrol": '#!/bin/bash\necho "scontrol $*" >> "$LOG"\n'}  # fmt: skip
-    (tmp_path / "bin").mkdir()
     for name, script in stand_ins.items():
-        (tmp_path / "bin" / name).write_text(script)
-        (tmp_path / "bin" / name).chmod(0o755)
+        write_script(tmp_path / "bin" / name, script)
 
     def start(script: str = "jobs/exp/exp1.sh", *arguments: str, **environment: str) -> subprocess.Popen:
         clean = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "LOG": f"{tmp_path}/log", "QUEUE": f"{tmp_path}/queue",

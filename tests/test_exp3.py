@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_script
 
 STAND_IN = f"""#!/bin/sh
 case "$1" in
@@ -21,10 +21,7 @@ case "$*" in *"$FAILS"*) exit ${{STATUS:-0}} ;; esac
 
 @pytest.fixture
 def job(tmp_path):
-    stand_in = tmp_path / "bin/python"
-    stand_in.parent.mkdir()
-    stand_in.write_text(STAND_IN)
-    stand_in.chmod(0o755)
+    stand_in = write_script(tmp_path / "bin/python", STAND_IN)
 
     def run(script: str, **environment: str):
         clean = {"PATH": f"{stand_in.parent}:{os.environ['PATH']}", "LOG": str(tmp_path / "log"), "FAILS": "nothing",

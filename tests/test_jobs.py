@@ -5,7 +5,7 @@ import shlex
 import subprocess
 
 import pytest
-from conftest import DATASETS, METHODS, ROOT, compose
+from conftest import DATASETS, METHODS, ROOT, compose, write_script
 
 STAND_IN = """#!/bin/sh
 case "$1" in
@@ -22,10 +22,7 @@ exit 99
 
 @pytest.fixture
 def job(tmp_path):
-    stand_in = tmp_path / "bin/python"
-    stand_in.parent.mkdir()
-    stand_in.write_text(STAND_IN)
-    stand_in.chmod(0o755)
+    stand_in = write_script(tmp_path / "bin/python", STAND_IN)
 
     def run(script: str, *arguments: str, **environment: str):
         names = ("DATA_DIR", "DATASETS", "METHODS", "SEEDS", "OVERRIDES", "DRY_RUN", "FAIL_FAST", "RESULTS_DIR",

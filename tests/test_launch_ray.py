@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_script
 
 from ray_runs import Run, execute, last_line, places, read_runs, setting
 from unlabeledasd.errors import InputError
@@ -25,10 +25,7 @@ esac
 @pytest.fixture
 def job(tmp_path):
     """jobs/exp/exp2.sh with a stand-in for python, which keeps what ray_runs.py would read."""
-    stand_in = tmp_path / "bin/python"
-    stand_in.parent.mkdir()
-    stand_in.write_text(STAND_IN)
-    stand_in.chmod(0o755)
+    stand_in = write_script(tmp_path / "bin/python", STAND_IN)
 
     def run(**environment: str):
         clean = {"PATH": f"{stand_in.parent}:{os.environ['PATH']}", "LOG": str(tmp_path / "runs"), "DATASETS": "demo",

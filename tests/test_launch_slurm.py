@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, write_script
 from launcher_job import make_job
 
 
@@ -243,8 +243,7 @@ def test_a_controller_that_does_not_answer(job, submission, failures, requeued):
     (job.folder / "bin/squeue").write_text(
         '#!/bin/bash\necho "squeue" >> "$LOG"\n'
         f'[[ $(grep -c squeue "$LOG") -gt {failures} ]] || exit 1\necho RUNNING\n')  # fmt: skip
-    (job.folder / "bin/sleep").write_text('#!/bin/bash\n[[ "$1" != 10 ]] || exit 0\nexec /bin/sleep "$1"\n')
-    (job.folder / "bin/sleep").chmod(0o755)
+    write_script(job.folder / "bin/sleep", '#!/bin/bash\n[[ "$1" != 10 ]] || exit 0\nexec /bin/sleep "$1"\n')
     process = job.start("jobs/exp/slurm_job.sh", *submission, **TASK, SLOW="?")
     while not any(line.startswith("begin") for line in job.log()):
         time.sleep(0.05)

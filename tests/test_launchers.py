@@ -6,6 +6,7 @@ import subprocess
 import time
 
 import pytest
+from conftest import write_script
 from launcher_job import make_job
 
 
@@ -81,8 +82,7 @@ def test_one_of_several_does_not_finish(job, status, fail_fast, runs, returncode
 
 
 def test_runs_that_never_began_have_failed(job):
-    (job.folder / "bin/xargs").write_text("#!/bin/bash\necho 'xargs: no' >&2\nexit 1\n")
-    (job.folder / "bin/xargs").chmod(0o755)
+    write_script(job.folder / "bin/xargs", "#!/bin/bash\necho 'xargs: no' >&2\nexit 1\n")
     done = job(JOBS="2", SEEDS="1 2")
     assert done.returncode == 1
     assert done.stderr.endswith("failed: demo na_1024 1\nfailed: demo na_1024 2\n")

@@ -7,7 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
-from conftest import ROOT, call, compose, tiny, write_wav
+from conftest import ROOT, call, compose, tiny, write_script, write_wav
 
 import infer
 import train
@@ -28,11 +28,8 @@ printf '\\0' >> "$LOG"
 @pytest.fixture
 def script(tmp_path):
     """Runs a script in tmp_path/caller -> the argument lists of the programs that it called."""
-    stand_in, log, caller = tmp_path / "bin/python", tmp_path / "log", tmp_path / "caller"
-    stand_in.parent.mkdir()
+    stand_in, log, caller = write_script(tmp_path / "bin/python", STAND_IN), tmp_path / "log", tmp_path / "caller"
     caller.mkdir()
-    stand_in.write_text(STAND_IN)
-    stand_in.chmod(0o755)
 
     def run(path: str, *arguments: str, **environment: str) -> list[list[str]]:
         log.write_bytes(b"")
