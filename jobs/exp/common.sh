@@ -48,6 +48,15 @@ attended() {
   [[ -z "${stopped}" ]] || exit "${stopped}"
   return "${status}"
 }
+# ended I STATUS: of a run; fails if no other run is to begin.
+ended() {
+  case $2 in
+    0) ;;
+    3) held+=("${RUNS[$1]}") ;;   # another terminal or machine works on it
+    130) exit 130 ;;              # Ctrl-C
+    *) failed+=("${RUNS[$1]}"); [[ -z "${FAIL_FAST:-}" ]] || return 1 ;;
+  esac
+}
 # afterwards LOG COMMAND...: what needs the runs that were launched, and next_stage: what is launched from now on needs
 # them. A launcher that only submits has its own.
 afterwards() { "${@:2}"; }

@@ -30,16 +30,6 @@ launch() {
   done
 }
 
-# ended I STATUS: of a run; fails if no other run is to begin.
-ended() {
-  case $2 in
-    0) ;;
-    3) held+=("${RUNS[$1]}") ;;   # another terminal or machine works on it
-    130) exit 130 ;;              # Ctrl-C
-    *) failed+=("${RUNS[$1]}"); [[ -z "${FAIL_FAST:-}" ]] || return 1 ;;
-  esac
-}
-
 # launch_several: JOBS at a time by xargs, each with its output in launch.log of its folder and a share of the cores.
 launch_several() {
   local i what pid xargs="" count=0 stopped="" failing=""

@@ -81,12 +81,7 @@ launch() {
       # finished: tells at once whether it was with these OVERRIDES
       status=0
       bash -c "exec ${COMMANDS[i]}" || status=$?
-      case ${status} in
-        0) ;;
-        3) held+=("${RUNS[i]}") ;;
-        130) exit 130 ;;   # Ctrl-C
-        *) failed+=("${RUNS[i]}") ;;
-      esac
+      ended "${i}" "${status}" || true   # FAIL_FAST is for runs, and this one is through
     else
       TASKS+=("${COMMANDS[i]}") LOGS+=("${log}")
     fi

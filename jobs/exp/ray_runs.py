@@ -36,9 +36,9 @@ from tqdm import tqdm
 
 from unlabeledasd.errors import InputError, one_line, one_line_errors
 from unlabeledasd.locks import STALE_SECONDS
+from unlabeledasd.progress import LAUNCH_LOG, last_lines
 
 ROOT = Path(__file__).resolve().parents[2]
-LOG = "launch.log"
 RETRIES = 3  # after a lost node
 WAIT_SECONDS = STALE_SECONDS + 120  # for the lock that a run left behind, on a lost node or when the last call ended
 OVERWRITE = re.compile(r"(^| |=)\+*overwrite=(true|1|yes|on)(?=\\? |$)", re.IGNORECASE)  # as in jobs/environment.sh
@@ -76,7 +76,7 @@ def execute(run: Run, root: str, environment: dict[str, str], on_gpu: bool) -> t
     devices = {name: value for name, value in os.environ.items() if name.endswith("_VISIBLE_DEVICES")}
     environment = {**environment, **(devices if on_gpu else {"CUDA_VISIBLE_DEVICES": ""})}
     start, host = time.monotonic(), socket.gethostname()
-    log = Path(root, run.folder, LOG)
+    log = Path(root, run.folder, LAUNCH_LOG)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
@@ -94,10 +94,9 @@ def execute(run: Run, root: str, environment: dict[str, str], on_gpu: bool) -> t
 def last_line(folder: str) -> str:
     """What a run told last."""
     try:
-        lines = Path(ROOT, folder, LOG).read_bytes()[-4000:].decode(errors="replace").split("\n")
-    except OSError:
+        return last_lines(Path(ROOT, folder, LAUNCH_LOG))[-1]
+    except (OSError, IndexError):
         return ""
-    return next((line.rpartition("\r")[2].strip() for line in reversed(lines) if line.strip()), "")
 
 
 def connect():
@@ -155,7 +154,8 @@ def run_all(ray, runs: list[Run], bar: tqdm) -> Generator[tuple[int, int], None,
                 status, host, seconds = ray.get(ended)
                 told = f"{name}: {seconds / 60:.1f} min on {host}"
                 if status:
-                    told = f"{name}: exit status {status} on {host}: {last_line(folder)} (all of it: {folder}/{LOG})"
+                    told = f"{name}: exit status {status} on {host}: {last_line(folder)}"
+                    told += f" (all of it: {folder}/{LAUNCH_LOG})"
             except ray.exceptions.RayTaskError as error:  # it could not begin
                 status, told = 1, f"{name}: {one_line(error.cause)}"
             except ray.exceptions.RayError as error:

@@ -127,10 +127,10 @@ def image_gradient(grad: Tensor, kernel: Tensor, shape: torch.Size) -> Tensor:
     parities = F.conv2d(grad, grouped, padding=(taps - 1, before)).permute(0, 2, 3, 1).contiguous()
     parities = parities.unflatten(3, (GROUP, 4)).flatten(2, 3)  # (B, a, b, (p, q))
     pairs = parities.view(PAIR[parities.element_size()]).transpose(2, 3)  # (B, a, p, b); q stays with its b
-    rows = pairs.contiguous().view(parities.dtype).flatten(1, 2)  # (B, (a, p), (b, q))
+    image = pairs.contiguous().view(parities.dtype).flatten(1, 2)  # (B, (a, p), (b, q))
     height, width = shape[2:]
-    rows = F.pad(rows, (0, max(0, width - rows.shape[2]), 0, max(0, height - rows.shape[1])))
-    return rows[:, None, :height, :width]
+    image = F.pad(image, (0, max(0, width - image.shape[2]), 0, max(0, height - image.shape[1])))
+    return image[:, None, :height, :width]
 
 
 class ResidualFunction(Function):

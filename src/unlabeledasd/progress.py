@@ -102,10 +102,17 @@ def seconds_left(progress: dict, elapsed: float) -> float | None:
 def read_last(file: Path) -> str:
     """The last line of a file that has text, "" where there is none."""
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+        return (last_lines(file) or ["an error without a word"])[-1]
     except FileNotFoundError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "an error without a word")
+
+
+def last_lines(file: Path) -> list[str]:
+    """The last lines of a file that have text; what a progress bar drew over is a line too."""
+    with file.open("rb") as opened:
+        opened.seek(max(0, opened.seek(0, 2) - LAST_BYTES))
+        text = opened.read().decode(errors="replace")
+    return [line.strip() for line in re.split(r"[\r\n]+", text) if line.strip()]
 
 
 def error_in_log(file: Path, since: float) -> str:
@@ -114,16 +121,12 @@ def error_in_log(file: Path, since: float) -> str:
     Launchers begin an attempt with a line "== ...": what is before the last of them was another one's.
     """
     try:
-        with file.open("rb") as opened:
-            size = opened.seek(0, 2)
-            opened.seek(max(0, size - LAST_BYTES))
-            text = opened.read().decode(errors="replace")
-        written = file.stat().st_mtime
+        lines, written = last_lines(file), file.stat().st_mtime
     except FileNotFoundError:
         return ""
-    attempt = re.split(r"(?:^|\n)== ", text)[-1]
-    lines = [line.strip() for line in re.split(r"[\r\n]+", attempt) if line.strip()]
-    return next((line for line in reversed(lines[-LAST_LINES:]) if written >= since and ERROR.search(line)), "")
+    begun = max((i for i, line in enumerate(lines) if line.startswith("== ")), default=0)
+    last = lines[begun:][-LAST_LINES:]
+    return next((line for line in reversed(last) if written >= since and ERROR.search(line)), "")
 
 
 def duration(seconds: float) -> str:

@@ -12,9 +12,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import KFold
-from threadpoolctl import threadpool_limits
 
 from unlabeledasd.errors import InputError
+from unlabeledasd.scoring import one_thread
 
 CRITERIA = ("cv_bic", "bic")
 DOMAINS = ("source", "target")
@@ -75,7 +75,7 @@ class PseudoLabeler(BaseEstimator):
         for domain, most in zip(DOMAINS, (self.max_source, self.max_target), strict=True):
             rows = np.flatnonzero(is_target == (domain == "target"))
             rows = rows[np.argsort(place[rows], kind="stable")]
-            with threadpool_limits(1):  # one thread: threads add up partial sums in the order they finish
+            with one_thread():
                 self.labels_[rows], self.criterion_[domain] = self._cluster(self.map_[rows], most)
             self.n_clusters_[domain] = len(np.unique(self.labels_[rows]))
         return self

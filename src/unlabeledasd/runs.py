@@ -47,9 +47,9 @@ def patience() -> float:
 
 
 @contextmanager
-def writing_alone(folder: Path, lock: Path, wait_seconds: float | None = None) -> Iterator[None]:
-    """Hold `folder`, and first remove the temporary files that a killed process left there; None: wait by patience."""
-    with holding(folder, lock, patience() if wait_seconds is None else wait_seconds):
+def writing_alone(folder: Path, lock: Path) -> Iterator[None]:
+    """Hold `folder`, after a wait by `patience`, and first remove the temporary files that a killed process left."""
+    with holding(folder, lock, patience()):
         for leftover in folder.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         yield
@@ -169,9 +169,9 @@ class Run:
         return path
 
     @contextmanager
-    def claim(self, wait_seconds: float | None = None) -> Iterator[None]:
+    def claim(self) -> Iterator[None]:
         """Hold the run folder for this process; RunHeld names who holds it otherwise, after a wait."""
-        with writing_alone(self.folder, self.all / "lock", wait_seconds):
+        with writing_alone(self.folder, self.all / "lock"):
             yield
 
 

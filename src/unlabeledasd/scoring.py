@@ -1,6 +1,7 @@
 """Anomaly scorers, by scikit-learn's contract: fitted on one machine's normal training clips; higher = more
 anomalous. A scorer's learned arrays (the attributes that end in "_") are all it needs to score."""
 
+from contextlib import AbstractContextManager
 from functools import cache
 
 import numpy as np
@@ -14,6 +15,11 @@ from threadpoolctl import ThreadpoolController
 @cache  # looking for them reads the list of all libraries
 def thread_pools() -> ThreadpoolController:
     return ThreadpoolController()
+
+
+def one_thread() -> AbstractContextManager:
+    """For scikit-learn's fits: several threads would add up partial sums in the order in which they finish."""
+    return thread_pools().limit(limits=1)
 
 
 class TargetKmeansCos(BaseEstimator):
@@ -42,7 +48,7 @@ class TargetKmeansCos(BaseEstimator):
             self.centers_ = source
         else:
             kmeans = KMeans(self.n_clusters, n_init=10, random_state=0)
-            with thread_pools().limit(limits=1):  # one thread: threads add up partial sums in the order they finish
+            with one_thread():
                 self.centers_ = kmeans.fit(source).cluster_centers_
         return self
 
