@@ -1,12 +1,11 @@
 """The steps of batch norm one by one, on (B, C, H, W), channels last: statistics, normalisation, gradients."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-CACHED = 1 << 19  # numbers whose intermediate results in float32 stay in a CPU's cache
 aten = torch.ops.aten
 
 
@@ -56,26 +55,24 @@ def normalize_sums(
 
 
 def input_gradient(
-    mean: Tensor, var: Tensor, weight: Tensor, eps: float, grad_weight: Tensor, grad_bias: Tensor, n: int
-) -> Callable[[Tensor, Tensor, Tensor], None]:
-    """How the gradient of batch norm's input follows from that of its output and the input: a function that writes it
-    into its third argument, (B, C, H, W) each; n: numbers per channel of the batch.
+    grad: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor, sums: tuple[Tensor, Tensor], n: int,
+    eps: float, out: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """Gradient of batch norm's input x from that of its output, (B, C, H, W) each; sums: gradients of weight and bias
+    over the whole batch, n numbers per channel.
 
     What the statistics add, constant + slope x, is smaller than the last digit of a bfloat16 gradient, and counts
-    only as the sum of millions: so one sum in float32, rounded once.
+    only as the sum of millions: so it is added to the scaled gradient in float32, and rounded once.
     """
     invstd = (var + eps).rsqrt()
-    scale = weight * invstd
-    slope = -scale * invstd * grad_weight / n
-    constant = -scale * grad_bias / n - slope * mean
-
-    def write(grad: Tensor, x: Tensor, out: Tensor) -> None:
-        # in rows of many pixels: broadcasting along a last axis of 16 channels takes ten times longer on a CPU
-        repeats = math.gcd(count(x), 64)
-        tensors = [y.permute(0, 2, 3, 1).view(-1, repeats * y.shape[1]) for y in (grad, x, out)]
-        a, b, c = (values.repeat(repeats) for values in (scale, slope, constant))
-        rows = CACHED // len(a) if x.device.type == "cpu" else len(tensors[0])
-        for g, x, o in zip(*(y.split(rows) for y in tensors), strict=True):
-            o.copy_(torch.addcmul(c, g.to(a.dtype), a).addcmul_(x.to(a.dtype), b))
-
-    return write
+    scale = (weight * invstd).to(x.dtype)
+    slope = -scale * invstd * sums[0] / n
+    constant = -scale * sums[1] / n - slope * mean
+    added = normalize(x, torch.zeros_like(mean), torch.full_like(var, 1 - eps), slope, constant, eps)
+    out = added if out is None else out
+    # in rows of many pixels: broadcasting along a last axis of 16 channels takes ten times longer on a CPU
+    repeats = math.gcd(count(x), 64)
+    long = (y.permute(0, 2, 3, 1).view(-1, repeats * y.shape[1]) for y in (added, grad, out))
+    rows_added, rows_grad, rows_out = long
+    torch.addcmul(rows_added, rows_grad, scale.repeat(repeats), out=rows_out)
+    return out

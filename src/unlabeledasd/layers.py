@@ -81,17 +81,17 @@ class StemFunction(Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, kernel, pooled, out, mean, var, weight, bias, *convolved = ctx.saved_tensors
         grad = aten.threshold_backward(grad.contiguous(memory_format=torch.channels_last), out, 0)
-        grad_weight, grad_bias = normalize_sums(grad, pooled, mean, var, weight, bias, ctx.eps)
-        to_input = input_gradient(mean, var, weight, ctx.eps, grad_weight, grad_bias, sum(map(count, convolved)))
+        sums = normalize_sums(grad, pooled, mean, var, weight, bias, ctx.eps)
+        numbers = sum(map(count, convolved))
         grad_kernel, grad_image = torch.zeros_like(kernel, dtype=mean.dtype), torch.empty_like(image, dtype=ctx.dtype)
         parts = zip(image.split(ctx.clips), convolved, grad.split(ctx.clips), grad_image.split(ctx.clips), strict=True)
         for part, x, grad_part, grad_image_part in parts:
             indices = F.max_pool2d(x, 3, 2, return_indices=True)[1]
             grad_x = aten.max_pool2d_with_indices_backward(grad_part, x, [3, 3], [2, 2], [0, 0], [1, 1], False, indices)
-            to_input(grad_x, x, grad_x)
+            grad_x = input_gradient(grad_x, x, mean, var, weight, sums, numbers, ctx.eps)
             grad_kernel += convolution_gradients(grad_x, part, kernel, 2, 0, image=False)[1]
             grad_image_part.copy_(image_gradient(grad_x, kernel, part.shape))
-        return grad_image, None, None, grad_kernel, grad_weight, grad_bias
+        return grad_image, None, None, grad_kernel, *sums
 
 
 def max_pool(x: Tensor) -> Tensor:
@@ -208,10 +208,10 @@ class ResidualFunction(Function):
             grads_convolved.append(aten.threshold_backward(grad_a, a, 0))
             grad_middle += torch.stack(normalize_sums(grads_convolved[-1], h, *middle, ctx.eps))
 
-        to_input = input_gradient(*middle[:3], ctx.eps, *grad_middle, sum(map(count, convolved)))
+        numbers = sum(map(count, convolved))
         grads_x = []
         for part, h, g, grad_h in zip(parts, convolved, grads, grads_convolved, strict=True):
-            to_input(grad_h, h, grad_h)
+            grad_h = input_gradient(grad_h, h, *middle[:3], grad_middle, numbers, ctx.eps)
             n = normalize(part, *outer, ctx.eps)
             if skip_kernel:
                 pooled, indices = F.max_pool2d(n, 3, ctx.stride, 1, return_indices=True)
@@ -225,10 +225,9 @@ class ResidualFunction(Function):
             grads_x.append(aten.threshold_backward(grad_a, a, 0).add_(g))
             grad_outer += torch.stack(normalize_sums(grads_x[-1], part, *outer, ctx.eps))
 
-        to_input = input_gradient(*outer[:3], ctx.eps, *grad_outer, count(x))
         grad_x = torch.empty_like(x)
         for part, grad_part, out in zip(parts, grads_x, grad_x.split(ctx.clips), strict=True):
-            to_input(grad_part, part, out)
+            input_gradient(grad_part, part, *outer[:3], grad_outer, count(x), ctx.eps, out)
         return (grad_x, None, None, None, grad_squeeze, grad_excite, *grad_outer, *grad_middle,
                 *grad_kernels)  # fmt: skip
 
@@ -244,7 +243,8 @@ def clips_at_once(x: Tensor, factor: float = 1) -> int:
     """How many clips to work on at a time, where a tensor has `factor` times the numbers of x."""
     if x.device.type != "cpu":
         return len(x)
-    return max(1, min(len(x), round(PART_BYTES / (x[0].numel() * x.element_size() * factor))))
+    parts = min(len(x), max(1, round(x.numel() * x.element_size() * factor / PART_BYTES)))
+    return -(-len(x) // parts)
 
 
 def convolution_gradients(
