@@ -8,50 +8,100 @@ from torch import nn
 from torch.nn import functional as F
 
 from unlabeledasd.batch_norm import channel_statistics, pooled_statistics
-from unlabeledasd.layers import Stem, image_gradient, max_pool
 from unlabeledasd.networks import ResidualBlock
+from unlabeledasd.stem import (
+    GROUP,
+    Stem,
+    column_gradients,
+    gradients_by_convolution,
+    gradients_by_products,
+    max_pool,
+    padded_width,
+)
 
 
-def pair(negative: bool) -> tuple[Stem, nn.Sequential]:
+class ByLayers(nn.Module):
+    """What a stem computes, by PyTorch's layers."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.columns = nn.BatchNorm1d(width)
+        self.conv = nn.Conv2d(1, 16, 7, 2, bias=False)
+        self.norm = nn.BatchNorm2d(16)
+
+    def forward(self, image):
+        image = self.columns(image.flatten(0, 1)).view_as(image)
+        return F.max_pool2d(F.relu(self.norm(self.conv(image.unsqueeze(1)))), 3, 2)
+
+
+class WithColumns(nn.Module):
+    """A stem with its columns' batch norm, under the names of the layers above."""
+
+    def __init__(self, layers: ByLayers):
+        super().__init__()
+        self.columns = copy.deepcopy(layers.columns)
+        self.stem = Stem(16, kernel=7).to(layers.conv.weight.dtype)
+        self.stem.load_state_dict({k: v for k, v in layers.state_dict().items() if not k.startswith("columns")})
+
+    def forward(self, image):
+        return self.stem(image, self.columns)
+
+
+def pair(width: int, negative: bool) -> tuple[WithColumns, ByLayers]:
     """A stem and the same layers by PyTorch, in float64; some batch norm weights negative."""
     torch.manual_seed(0)
-    stem = Stem(16, kernel=7).double()
-    nn.init.uniform_(stem.norm.weight, -1 if negative else 0.5, 1.5)
-    nn.init.uniform_(stem.norm.bias, -0.5, 0.5)
-    layers = nn.Sequential(nn.Conv2d(1, 16, 7, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2))
-    layers.double()
-    layers[0].load_state_dict(stem.conv.state_dict())
-    layers[1].load_state_dict(stem.norm.state_dict())
-    return stem, layers
+    layers = ByLayers(width).double()
+    for norm in (layers.columns, layers.norm):
+        nn.init.uniform_(norm.weight, -1 if negative else 0.5, 1.5)
+        nn.init.uniform_(norm.bias, -0.5, 0.5)
+    return WithColumns(layers), layers
 
 
 @pytest.mark.parametrize("negative", [False, True])
 @pytest.mark.parametrize("size", [(15, 15), (41, 30), (28, 47), (29, 64)])
 def test_equals_the_layers_one_after_the_other(negative, size):
-    stem, layers = pair(negative)
-    image = torch.randn(3, 1, *size, dtype=torch.float64)
-    images = [image.clone().requires_grad_() for _ in range(2)]
-    found, expected = stem(images[0]), layers(images[1])
+    mine, theirs = pair(size[1], negative)
+    image = 3 + torch.randn(3, *size, dtype=torch.float64)
+    found, expected = mine(image), theirs(image)
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(expected)
     for result in (found, expected):
         (result * weights).sum().backward()
+    for (name, parameter), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, msg=name)
+    for buffer, other in zip(mine.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(buffer, other)
+    mine.eval(), theirs.eval()
+    torch.testing.assert_close(mine(image), theirs(image))
+
+
+def test_gradient_of_the_image():
+    mine, theirs = pair(30, negative=True)
+    images = [torch.randn(3, 41, 30, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    images[1].data.copy_(images[0].data)
+    for net, image in zip((mine, theirs), images, strict=True):
+        net(image).square().sum().backward()
     torch.testing.assert_close(images[0].grad, images[1].grad)
-    theirs = [layers[0].weight, layers[1].weight, layers[1].bias]
-    for mine, other in zip([stem.conv.weight, stem.norm.weight, stem.norm.bias], theirs, strict=True):
-        torch.testing.assert_close(mine.grad, other.grad)
-    for mine, other in zip(stem.norm.buffers(), layers[1].buffers(), strict=True):
-        torch.testing.assert_close(mine, other)
-    stem.eval(), layers.eval()
-    torch.testing.assert_close(stem(image), layers(image))
+    torch.testing.assert_close(mine.columns.weight.grad, theirs.columns.weight.grad)
 
 
 def test_a_weight_of_zero():
-    stem, layers = pair(negative=True)
-    for norm in (stem.norm, layers[1]):
+    mine, theirs = pair(30, negative=True)
+    for norm in (mine.stem.norm, theirs.norm):
         norm.weight.data[3], norm.bias.data[3] = 0, 0.5
-    image = torch.randn(3, 1, 21, 30, dtype=torch.float64)
-    torch.testing.assert_close(stem(image), layers(image))
+    image = torch.randn(3, 21, 30, dtype=torch.float64)
+    torch.testing.assert_close(mine(image), theirs(image))
+
+
+def test_a_columns_weight_of_zero():
+    """Its gradient is not lost with the image."""
+    mine, theirs = pair(30, negative=False)
+    image = torch.randn(3, 21, 30, dtype=torch.float64)
+    for net in (mine, theirs):
+        net.columns.weight.data[4:9] = 0
+        net(image).square().sum().backward()
+    torch.testing.assert_close(mine.columns.weight.grad, theirs.columns.weight.grad)
+    assert mine.columns.weight.grad[4:9].abs().min() > 0
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -93,28 +143,37 @@ def test_pooling(size):
     assert found.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize("kernel", [2, 3, 5, 7])
+@pytest.mark.parametrize("kernel", [3, 5, 7, 11])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_gradient_of_the_image(kernel, dtype):
+@pytest.mark.parametrize("way", [gradients_by_convolution, gradients_by_products])
+def test_gradients_column_by_column(kernel, dtype, way):
+    """Of every column of the output alone: PyTorch's gradient where the others have none."""
     torch.manual_seed(0)
-    for size in ((kernel, kernel + 5), (20, 21), (33, 19)):
-        image = torch.randn(2, 1, *size, dtype=torch.float64, requires_grad=True)
-        weight = torch.randn(4, 1, kernel, kernel, dtype=torch.float64)
-        out = torch.conv2d(image, weight, stride=2)
-        grad = torch.randn_like(out)
-        (expected,) = torch.autograd.grad(out, image, grad)
-        found = image_gradient(grad.to(dtype), weight.to(dtype), image.shape)
+    for height, width in ((kernel, kernel + 5), (20, 21), (33, 19)):
+        image = torch.randn(2, height, padded_width(width, kernel), dtype=torch.float64).to(dtype)
+        weight = torch.randn(4, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
+        out = torch.conv2d(image.double()[:, None, :, :width], weight, stride=2)
+        grad = torch.randn_like(out).to(dtype)
+        found = column_gradients(grad.contiguous(memory_format=torch.channels_last), image, kernel, way).double()
         rtol = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 3e-2}[dtype]
-        torch.testing.assert_close(found.double(), expected, rtol=rtol, atol=rtol * expected.abs().max().item())
+        for x in range(out.shape[3]):
+            alone = torch.zeros_like(out)
+            alone[..., x] = grad[..., x].double()
+            (expected,) = torch.autograd.grad(out, weight, alone, retain_graph=True)
+            first = 2 * (x % GROUP)
+            mine = found[x // GROUP, x % GROUP]  # (C, column, tap along H)
+            near = {"rtol": rtol, "atol": rtol * expected.abs().max().item()}
+            torch.testing.assert_close(mine[:, first : first + kernel].mT, expected[:, 0], **near)
+            torch.testing.assert_close(mine[:, -1, 0], grad[..., x].double().sum((0, 2)), **near)
 
 
 def test_bfloat16_is_near():
-    stem, layers = pair(negative=True)
-    image = torch.randn(4, 1, 61, 40)
+    mine, theirs = pair(40, negative=True)
+    image = torch.randn(4, 61, 40)
     with torch.autocast("cpu", torch.bfloat16):
-        found = stem.float()(image)
+        found = mine.float()(image)
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.double(), layers(image.double()), rtol=0.05, atol=0.05)
+    torch.testing.assert_close(found.double(), theirs(image.double()), rtol=0.05, atol=0.05)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -132,8 +191,9 @@ def test_statistics_keep_their_digits(dtype):
 def test_parts_of_a_batch_give_what_the_whole_batch_gives(monkeypatch):
     """However many clips are worked on at a time."""
     torch.manual_seed(0)
-    image = torch.randn(7, 1, 40, 31, dtype=torch.float64)
-    layers = nn.Sequential(Stem(16, kernel=7), ResidualBlock(16, 32, 2), ResidualBlock(32, 32, 1)).double()
+    image = torch.randn(7, 40, 31, dtype=torch.float64)
+    blocks = ResidualBlock(16, 32, 2).double(), ResidualBlock(32, 32, 1).double()
+    layers = nn.Sequential(WithColumns(ByLayers(31).double()), *blocks)
     found = []
     for part_bytes in (1, 50_000, 1 << 30):
         monkeypatch.setattr("unlabeledasd.layers.PART_BYTES", part_bytes)
@@ -144,37 +204,48 @@ def test_parts_of_a_batch_give_what_the_whole_batch_gives(monkeypatch):
     torch.testing.assert_close(found[1], found[2])
 
 
-def relative_errors(block: nn.Module, x: torch.Tensor, weights: torch.Tensor, exact: list, forward) -> list[float]:
-    block = copy.deepcopy(block)
-    with torch.autocast("cpu", torch.bfloat16):
-        (forward(block, x) * weights).sum().backward()
-    return [((p.grad - e).norm() / e.norm()).item() for p, e in zip(block.parameters(), exact, strict=True)]
+def assert_as_near(mine: nn.Module, theirs: nn.Module, x: torch.Tensor, shape: tuple) -> None:
+    """Gradients in bfloat16 are as near to those in float32 as PyTorch's layers' under autocast."""
+    weights = torch.randn(shape) + 0.5
+    exact = copy.deepcopy(theirs)
+    (exact(x.float()) * weights).sum().backward()
+    for net in (mine, theirs):
+        with torch.autocast("cpu", torch.bfloat16):
+            (net(x) * weights).sum().backward()
+    triples = zip(mine.named_parameters(), theirs.parameters(), exact.parameters(), strict=True)
+    for (name, found), other, expected in triples:
+        errors = [((p.grad - expected.grad).norm() / expected.grad.norm()).item() for p in (found, other)]
+        assert errors[0] <= 1.3 * errors[1] + 0.002, (name, errors)
 
 
-def test_bfloat16_gradients_are_as_near_as_those_of_the_layers():
-    """Over many numbers per channel, where what the statistics add to a gradient is below its last digit."""
+class BlockByLayers(nn.Module):
+    def __init__(self, block: ResidualBlock):
+        super().__init__()
+        self.block = copy.deepcopy(block)
 
-    def layers(b, x):
+    def forward(self, x):
+        b = self.block
         x = b.norm(x)
         return b.rescale(b.inner_conv(F.relu(b.inner_norm(b.conv(F.relu(x)))))) + x
 
+
+def test_bfloat16_gradients_of_a_block_are_as_near_as_those_of_the_layers():
+    """Over many numbers per channel, where what the statistics add to a gradient is below its last digit."""
     torch.manual_seed(0)
     block = ResidualBlock(16, 16, 1).to(memory_format=torch.channels_last)
     x = torch.randn(24, 16, 280, 30).to(torch.bfloat16).to(memory_format=torch.channels_last)
-    weights = torch.randn(24, 16, 280, 30) + 0.5
-    reference = copy.deepcopy(block)
-    (layers(reference, x.float()) * weights).sum().backward()
-    exact = [p.grad for p in reference.parameters()]
-    ours = relative_errors(block, x, weights, exact, lambda b, x: b(x))
-    theirs = relative_errors(block, x, weights, exact, layers)
-    for (name, _), mine, other in zip(block.named_parameters(), ours, theirs, strict=True):
-        assert mine <= 1.3 * other + 0.002, (name, mine, other)
+    assert_as_near(block, BlockByLayers(block), x, x.shape)
+
+
+def test_bfloat16_gradients_of_the_stem_are_as_near_as_those_of_the_layers():
+    mine, theirs = pair(61, negative=True)
+    assert_as_near(mine.float(), theirs.float(), torch.randn(24, 401, 61).abs(), (24, 16, 98, 13))
 
 
 def test_libraries_that_convolve_in_another_layout():
     torch.manual_seed(0)
-    net = nn.Sequential(Stem(16, kernel=7), ResidualBlock(16, 32, 2))
-    image = torch.randn(20, 1, 47, 47)
+    net = nn.Sequential(WithColumns(ByLayers(47)), ResidualBlock(16, 32, 2))
+    image = torch.randn(20, 47, 47)
     with torch.backends.mkldnn.flags(enabled=False):
         net(image).sum().backward()
         assert torch.isfinite(net.eval()(image)).all()

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlabeledasd.errors import InputError
-from unlabeledasd.layers import ResidualFunction, Stem, in_layout
+from unlabeledasd.layers import ResidualFunction, in_layout
 from unlabeledasd.spectra import StftMagnitude, spectrum_magnitude
+from unlabeledasd.stem import Stem
 
 BRANCH_SIZE = 128  # numbers per branch
 SPECTRUM_CONVS = ((256, 64), (64, 32), (16, 4))  # kernel, stride
@@ -109,8 +110,11 @@ class StftEncoder(nn.Module):
 
     def forward(self, stft: Tensor) -> Tensor:
         frames = stft.transpose(1, 2)  # (B, frames, n_bins)
-        x = self.norm(frames.flatten(0, 1)).view_as(frames)  # statistics over all frames of all clips
-        x = self.blocks(x.unsqueeze(1)).permute(0, 2, 3, 1)  # (B, frames', F', 128), as in memory
+        stem, *blocks = self.blocks
+        x = stem(frames, self.norm)  # which takes the statistics of each bin over all frames of all clips
+        for block in blocks:
+            x = block(x)
+        x = x.permute(0, 2, 3, 1)  # (B, frames', F', 128), as in memory
         return in_full_precision(self.head, x.amax(1).mT.flatten(1))
 
 
