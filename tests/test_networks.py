@@ -93,8 +93,8 @@ def test_sizes_at_18_seconds():
     for module in net.spectrum.convs[::3]:
         module.register_forward_hook(lambda _module, _input, output: seen.append(output.shape[1:]))
     for branch in net.stfts:
-        blocks = branch.encoder.blocks  # (B, 128, frames', F')
-        blocks.register_forward_hook(lambda _module, _input, output: seen.append((output.shape[1], output.shape[3])))
+        block = branch.encoder.blocks[-1]  # -> (B, 128, frames', F')
+        block.register_forward_hook(lambda _module, _input, output: seen.append((output.shape[1], output.shape[3])))
     with torch.no_grad():
         net.eval()(torch.zeros(1, 288_000))
     assert seen == [(128, 2247), (128, 69), (128, 14), (128, 63), (128, 16), (128, 4)]
