@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from unlabeledasd.batch_norm import channel_statistics, pooled_statistics
+from unlabeledasd.layers import PART_BYTES, clips_at_once
 from unlabeledasd.networks import ResidualBlock
 from unlabeledasd.stem import (
     GROUP,
@@ -188,6 +189,17 @@ def test_statistics_keep_their_digits(dtype):
     torch.testing.assert_close(var.double(), x.double().var((0, 2, 3), correction=0), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("clips", [1, 2, 7, 62, 64, 65])
+@pytest.mark.parametrize("megabytes", [0.1, 0.26, 1, 5, 30])
+def test_parts_are_nearly_equal(clips, megabytes):
+    x = torch.empty(clips, int(megabytes * 2**18))
+    parts = [len(part) for part in x.split(clips_at_once(x))]
+    assert parts[0] == max(parts)
+    size = parts[0] * megabytes * 2**20
+    assert parts[0] == 1 or size <= 1.5 * PART_BYTES + megabytes * 2**20
+    assert len(parts) == 1 or size >= 2 / 3 * PART_BYTES
+
+
 def test_parts_of_a_batch_give_what_the_whole_batch_gives(monkeypatch):
     """However many clips are worked on at a time."""
     torch.manual_seed(0)
@@ -204,9 +216,9 @@ def test_parts_of_a_batch_give_what_the_whole_batch_gives(monkeypatch):
     torch.testing.assert_close(found[1], found[2])
 
 
-def assert_as_near(mine: nn.Module, theirs: nn.Module, x: torch.Tensor, shape: tuple) -> None:
+def assert_as_near(mine: nn.Module, theirs: nn.Module, x: torch.Tensor, shape: tuple, mean: float) -> None:
     """Gradients in bfloat16 are as near to those in float32 as PyTorch's layers' under autocast."""
-    weights = torch.randn(shape) + 0.5
+    weights = torch.randn(shape) + mean
     exact = copy.deepcopy(theirs)
     (exact(x.float()) * weights).sum().backward()
     for net in (mine, theirs):
@@ -229,17 +241,18 @@ class BlockByLayers(nn.Module):
         return b.rescale(b.inner_conv(F.relu(b.inner_norm(b.conv(F.relu(x)))))) + x
 
 
-def test_bfloat16_gradients_of_a_block_are_as_near_as_those_of_the_layers():
+@pytest.mark.parametrize("mean", [0.5, 3])
+def test_bfloat16_gradients_of_a_block_are_as_near_as_those_of_the_layers(mean):
     """Over many numbers per channel, where what the statistics add to a gradient is below its last digit."""
     torch.manual_seed(0)
     block = ResidualBlock(16, 16, 1).to(memory_format=torch.channels_last)
     x = torch.randn(24, 16, 280, 30).to(torch.bfloat16).to(memory_format=torch.channels_last)
-    assert_as_near(block, BlockByLayers(block), x, x.shape)
+    assert_as_near(block, BlockByLayers(block), x, x.shape, mean)
 
 
 def test_bfloat16_gradients_of_the_stem_are_as_near_as_those_of_the_layers():
     mine, theirs = pair(61, negative=True)
-    assert_as_near(mine.float(), theirs.float(), torch.randn(24, 401, 61).abs(), (24, 16, 98, 13))
+    assert_as_near(mine.float(), theirs.float(), torch.randn(24, 401, 61).abs(), (24, 16, 98, 13), mean=0.5)
 
 
 def test_libraries_that_convolve_in_another_layout():

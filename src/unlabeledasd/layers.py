@@ -131,7 +131,8 @@ def in_layout(x: Tensor) -> Tensor:
 
 
 def clips_at_once(x: Tensor, factor: float = 1) -> int:
-    """How many clips to work on at a time, where a tensor has `factor` times the numbers of x."""
+    """How many clips to work on at a time, where a tensor has `factor` times the numbers of x: parts of nearly equal
+    size, of PART_BYTES times 2/3 to 3/2, or of one clip."""
     if x.device.type != "cpu":
         return len(x)
     parts = min(len(x), max(1, round(x.numel() * x.element_size() * factor / PART_BYTES)))

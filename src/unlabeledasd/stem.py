@@ -24,9 +24,11 @@ aten = torch.ops.aten
 
 
 class Stem(nn.Module):
-    """(B, H, W) -> (B, channels, H', W'): batch norm of the columns, Conv2d(1, channels, kernel, stride 2),
-    BatchNorm2d, ReLU, MaxPool2d(3, 2), none of them padded. Where a batch norm weight is exactly 0, all positions of
-    a window are its maximum, and the gradient is that of the convolution's maximum, where PyTorch takes the first."""
+    """(B, H, W) -> (B, channels, H', W'): `columns`, their batch norm, in the stem's own mode, Conv2d(1, channels,
+    kernel, stride 2), BatchNorm2d, ReLU, MaxPool2d(3, 2), none of them padded.
+
+    Where a batch norm weight is exactly 0, all positions of a window are its maximum, and the gradient is that of the
+    convolution's maximum, where PyTorch takes the first."""
 
     def __init__(self, channels: int, kernel: int):
         super().__init__()
@@ -41,11 +43,20 @@ class Stem(nn.Module):
         if self.training and not image.requires_grad:
             parameters = columns.weight, columns.bias, kernel, weight, norm.bias
             return StemFunction.apply(image, columns, norm, sign, *parameters)
-        image = in_layout(columns(image.flatten(0, 1)).view_as(image).unsqueeze(1))
         if self.training:
-            return F.max_pool2d(norm(self.conv(image)).relu(), 3, 2)
+            return self.by_layers(image, columns)
+        image = in_layout(normalize_columns(image, columns))
         pooled = max_pool(convolve(image, kernel.to(image.dtype), 2))
         return F.batch_norm(pooled, norm.running_mean * sign, norm.running_var, weight, norm.bias, eps=norm.eps).relu()
+
+    def by_layers(self, image: Tensor, columns: nn.BatchNorm1d) -> Tensor:
+        """The same, one layer of PyTorch after the other: with a gradient of the image, or for another program."""
+        return F.max_pool2d(self.norm(self.conv(normalize_columns(image, columns))).relu(), 3, 2)
+
+
+def normalize_columns(image: Tensor, columns: nn.BatchNorm1d) -> Tensor:
+    """(B, H, W) -> (B, 1, H, W)."""
+    return columns(image.flatten(0, 1)).view_as(image).unsqueeze(1)
 
 
 class StemFunction(Function):
@@ -68,11 +79,10 @@ class StemFunction(Function):
             bins = pooled_statistics(parts, list(map(channel_statistics, parts)))
             update(columns, *bins, count(by_column(image)))
             normalized = kernel.new_zeros(*image.shape[:2], padded_width(image.shape[2], kernel.shape[2]))
-            width = min(image.shape[2], normalized.shape[2])
             ones, zeros = torch.ones_like(scale), torch.zeros_like(shift)
             convolved, pooled, moments = [], [], []
             for part, kept in zip(parts, by_column(normalized).split(ctx.clips), strict=True):
-                kept[:, :width].copy_(normalize(part, *bins, ones, zeros, columns.eps)[:, :width])
+                kept[:, : image.shape[2]].copy_(normalize(part, *bins, ones, zeros, columns.eps))
                 scaled = normalize(part, *bins, scale, shift, columns.eps).permute(0, 3, 2, 1)
                 convolved.append(convolve(scaled.to(kernel.dtype), kernel, 2))
                 moments.append(channel_statistics(convolved[-1]))
