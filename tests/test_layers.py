@@ -58,32 +58,43 @@ def pair(width: int, negative: bool) -> tuple[WithColumns, ByLayers]:
     return WithColumns(layers), layers
 
 
-@pytest.mark.parametrize("negative", [False, True])
-@pytest.mark.parametrize("size", [(15, 15), (41, 30), (28, 47), (29, 64)])
-def test_equals_the_layers_one_after_the_other(negative, size):
-    mine, theirs = pair(size[1], negative)
-    image = 3 + torch.randn(3, *size, dtype=torch.float64)
-    found, expected = mine(image), theirs(image)
+class BlockByLayers(nn.Module):
+    """What a residual block computes, by its layers."""
+
+    def __init__(self, block: ResidualBlock):
+        super().__init__()
+        self.block = copy.deepcopy(block)
+
+    def forward(self, x):
+        b, stride = self.block, self.block.conv.stride[0]
+        x = b.norm(x)
+        out = b.inner_conv(F.relu(b.inner_norm(b.conv(F.relu(x)))))
+        return b.skip(F.max_pool2d(x, 3, 2, 1) if stride == 2 else x) + b.rescale(out)
+
+
+def assert_equal(mine: nn.Module, theirs: nn.Module, x: torch.Tensor, of_input: bool) -> None:
+    """Values, gradients of every parameter and, if asked, of the input, running statistics; scored as trained."""
+    inputs = [x.clone().requires_grad_(of_input) for _ in range(2)]
+    found, expected = mine(inputs[0]), theirs(inputs[1])
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(expected)
     for result in (found, expected):
         (result * weights).sum().backward()
+    if of_input:
+        torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
     for (name, parameter), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, other.grad, msg=name)
     for buffer, other in zip(mine.buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(buffer, other)
     mine.eval(), theirs.eval()
-    torch.testing.assert_close(mine(image), theirs(image))
+    torch.testing.assert_close(mine(x), theirs(x))
 
 
-def test_gradient_of_the_image():
-    mine, theirs = pair(30, negative=True)
-    images = [torch.randn(3, 41, 30, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-    images[1].data.copy_(images[0].data)
-    for net, image in zip((mine, theirs), images, strict=True):
-        net(image).square().sum().backward()
-    torch.testing.assert_close(images[0].grad, images[1].grad)
-    torch.testing.assert_close(mine.columns.weight.grad, theirs.columns.weight.grad)
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("of_input", [False, True])
+@pytest.mark.parametrize("size", [(15, 15), (41, 30), (28, 47), (29, 64)])
+def test_stem_equals_its_layers(negative, size, of_input):
+    assert_equal(*pair(size[1], negative), 3 + torch.randn(3, *size, dtype=torch.float64), of_input)
 
 
 def test_a_weight_of_zero():
@@ -107,32 +118,12 @@ def test_a_columns_weight_of_zero():
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_residual_block_equals_its_layers(stride):
-    """Gradients of every parameter, running statistics; scored as trained."""
     torch.manual_seed(0)
     block = ResidualBlock(8, 16, stride).double() if stride == 2 else ResidualBlock(16, 16, stride).double()
     for norm in (block.norm, block.inner_norm):
         nn.init.uniform_(norm.weight, -1, 1), nn.init.uniform_(norm.bias, -0.5, 0.5)
-    other = copy.deepcopy(block)
-
-    def by_layers(x):
-        x = other.norm(x)
-        out = other.inner_conv(F.relu(other.inner_norm(other.conv(F.relu(x)))))
-        return other.skip(F.max_pool2d(x, 3, 2, 1) if stride == 2 else x) + other.rescale(out)
-
     x = torch.randn(3, block.norm.num_features, 13, 10, dtype=torch.float64)
-    inputs = [x.clone().requires_grad_() for _ in range(2)]
-    found, expected = block(inputs[0]), by_layers(inputs[1])
-    torch.testing.assert_close(found, expected)
-    weights = torch.randn_like(expected)
-    for result in (found, expected):
-        (result * weights).sum().backward()
-    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
-    for (name, mine), theirs in zip(block.named_parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, theirs.grad, msg=name)
-    for mine, theirs in zip(block.buffers(), other.buffers(), strict=True):
-        torch.testing.assert_close(mine, theirs)
-    block.eval(), other.eval()
-    torch.testing.assert_close(block(x), by_layers(x))
+    assert_equal(block, BlockByLayers(block), x, of_input=True)
 
 
 @pytest.mark.parametrize("size", [(3, 3), (4, 7), (8, 5), (21, 30)])
@@ -228,17 +219,6 @@ def assert_as_near(mine: nn.Module, theirs: nn.Module, x: torch.Tensor, shape: t
     for (name, found), other, expected in triples:
         errors = [((p.grad - expected.grad).norm() / expected.grad.norm()).item() for p in (found, other)]
         assert errors[0] <= 1.3 * errors[1] + 0.002, (name, errors)
-
-
-class BlockByLayers(nn.Module):
-    def __init__(self, block: ResidualBlock):
-        super().__init__()
-        self.block = copy.deepcopy(block)
-
-    def forward(self, x):
-        b = self.block
-        x = b.norm(x)
-        return b.rescale(b.inner_conv(F.relu(b.inner_norm(b.conv(F.relu(x)))))) + x
 
 
 @pytest.mark.parametrize("mean", [0.5, 3])

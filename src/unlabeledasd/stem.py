@@ -36,15 +36,15 @@ class Stem(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
 
     def forward(self, image: Tensor, columns: nn.BatchNorm1d) -> Tensor:
+        if self.training and image.requires_grad:
+            return self.by_layers(image, columns)
         norm = self.norm
         # Channels that batch norm turns over are turned over here: then it can wait until after the pooling.
         sign = torch.where(norm.weight < 0, -1.0, 1.0)
         kernel, weight = self.conv.weight * sign.view(-1, 1, 1, 1), norm.weight * sign
-        if self.training and not image.requires_grad:
+        if self.training:
             parameters = columns.weight, columns.bias, kernel, weight, norm.bias
             return StemFunction.apply(image, columns, norm, sign, *parameters)
-        if self.training:
-            return self.by_layers(image, columns)
         image = in_layout(normalize_columns(image, columns))
         pooled = max_pool(convolve(image, kernel.to(image.dtype), 2))
         return F.batch_norm(pooled, norm.running_mean * sign, norm.running_var, weight, norm.bias, eps=norm.eps).relu()
