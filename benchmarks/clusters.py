@@ -18,10 +18,10 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy.io import wavfile
 
-from unlabeledasd import synthesis
-from unlabeledasd.embedders import OwnModel
-from unlabeledasd.pseudolabels import CRITERIA, PseudoLabeler, agreement
-from unlabeledasd.runs import Run
+import synthesis
+from unlabeledasd.pseudo.clustering import CRITERIA, PseudoLabeler, agreement
+from unlabeledasd.pseudo.embedders import OwnModel
+from unlabeledasd.runs.folder import Run
 
 NUMBERS = (54, 120, 240, 500, 990)
 
@@ -32,18 +32,32 @@ def embed(model: OwnModel, machine: str) -> tuple[np.ndarray, np.ndarray, np.nda
     with patch.dict(synthesis.COUNTS, counts), tempfile.TemporaryDirectory() as folder:
         clips = [clip for clip in synthesis.demo_clips(machine) if clip.split == "train"]
         for clip in clips:
-            wavfile.write(Path(folder, f"{clip.name}.wav"), synthesis.SAMPLE_RATE, synthesis.render(clip, seed=7))
+            wavfile.write(
+                Path(folder, f"{clip.name}.wav"),
+                synthesis.SAMPLE_RATE,
+                synthesis.render(clip, seed=7),
+            )
         embedding = model.embed(Path(folder), [f"{clip.name}.wav" for clip in clips])
-    return embedding, np.array([c.domain == "target" for c in clips]), np.array([c.attribute for c in clips])
+    return (
+        embedding,
+        np.array([c.domain == "target" for c in clips]),
+        np.array([c.attribute for c in clips]),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path, help="folder of the teacher's run")
-    parser.add_argument("--speeds", type=int, nargs="+", help="per minute, in place of the demo's source domain")
+    parser.add_argument(
+        "--speeds", type=int, nargs="+", help="per minute, in place of the demo's source domain"
+    )
     options = parser.parse_args()
     run = Run(options.run)
-    extractor = hydra.utils.instantiate(OmegaConf.load(run.require(run.config)).model.extractor, _convert_="all")
+    extractor = hydra.utils.instantiate(
+        OmegaConf.load(run.require(run.config)).model.extractor, _convert_="all"
+    )
     model = OwnModel(extractor, run.checkpoint(14), unit_norm=True)
     for machine in synthesis.HIDDEN_MACHINES:
         if options.speeds:
@@ -56,7 +70,9 @@ def main() -> None:
             for criterion in CRITERIA:
                 labeler = PseudoLabeler(criterion).fit(embedding[rows], is_target[rows])
                 ari = agreement(labeler.labels_[:n], attributes[rows[:n]])[0]
-                cells.append(f"{criterion}: {labeler.n_clusters_['source']:2} clusters, adjusted Rand index {ari:.2f}")
+                cells.append(
+                    f"{criterion}: {labeler.n_clusters_['source']:2} clusters, adjusted Rand index {ari:.2f}"
+                )
             print(f"{machine:8} {n:4} source clips", *cells, sep="   ", flush=True)
 
 

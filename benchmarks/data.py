@@ -46,7 +46,10 @@ def main() -> None:
             "decoded to float32": lambda i: soundfile.read(paths[i], dtype="float32"),
             "from a packed file": lambda i: np.array(rows_of_pack[i]),
         }
-        rows = [{"what": what, "ms per clip": milliseconds(function)} for what, function in measured.items()]
+        rows = [
+            {"what": what, "ms per clip": milliseconds(function)}
+            for what, function in measured.items()
+        ]
     rows.append({"what": "packing", "ms per clip": packing})
     for row in rows:
         row["% of a step"] = 100 * 64 * row["ms per clip"] / 1e3 / given.step

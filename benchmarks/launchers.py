@@ -23,17 +23,33 @@ from tqdm import tqdm
 
 def main() -> None:
     given = options(__doc__, launcher="local", runs=20, slots=2, epochs=10, hours=2)
-    overrides = ["dataset.clip_seconds=5", "dataset.batch_size=8", f"score_epochs=[{given.epochs}]",
-                 "trainer.accelerator=cpu", "threads=1"]  # fmt: skip
+    overrides = [
+        "dataset.clip_seconds=5",
+        "dataset.batch_size=8",
+        f"score_epochs=[{given.epochs}]",
+        "trainer.accelerator=cpu",
+        "threads=1",
+    ]
     with clips(2, 16, 2, seconds=5) as folder:
-        settings = {"LAUNCHER": given.launcher, "JOBS": str(given.slots), "DATA_DIR": str(folder),
-                    "RESULTS_DIR": str(folder / "results"), "DATASETS": "folder:bench", "METHODS": "na_0256",
-                    "SEEDS": " ".join(map(str, range(given.runs))), "OVERRIDES": " ".join(overrides),
-                    "REPORT": f"--version epoch{given.epochs}"}  # fmt: skip
+        settings = {
+            "LAUNCHER": given.launcher,
+            "JOBS": str(given.slots),
+            "DATA_DIR": str(folder),
+            "RESULTS_DIR": str(folder / "results"),
+            "DATASETS": "folder:bench",
+            "METHODS": "na_0256",
+            "SEEDS": " ".join(map(str, range(given.runs))),
+            "OVERRIDES": " ".join(overrides),
+            "REPORT": f"--version epoch{given.epochs}",
+        }
         start = time.time()
         command = [BENCHMARKS.parent / "jobs/exp/exp1.sh"]
-        launcher = subprocess.Popen(command, env={**os.environ, **settings}, stdout=subprocess.DEVNULL,
-                                    start_new_session=True)  # fmt: skip
+        launcher = subprocess.Popen(
+            command,
+            env={**os.environ, **settings},
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         runs = [folder / f"results/bench/na_0256_{seed}/all" for seed in range(given.runs)]
         try:
             with tqdm(total=given.runs, unit="run") as bar:
@@ -41,9 +57,14 @@ def main() -> None:
                     check(launcher, runs, deadline=start + given.hours * 3600)
                     bar.update(done - bar.n)
                     time.sleep(0.5)
-            begun, ended = ([written(run / name) - start for run in runs] for name in ("environment.json", "done"))
+            begun, ended = (
+                [written(run / name) - start for run in runs]
+                for name in ("environment.json", "done")
+            )
             launcher.wait()
-            if given.launcher == "slurm" and given.runs > 1:  # its table waits in the queue; one run has none
+            if (
+                given.launcher == "slurm" and given.runs > 1
+            ):  # its table waits in the queue; one run has none
                 while not list((folder / "results").glob("table1*.csv")):
                     check(launcher, runs, deadline=start + given.hours * 3600)
                     time.sleep(0.5)
@@ -51,13 +72,19 @@ def main() -> None:
             end(launcher)  # before the clips are removed
     work = sum(end - begin for begin, end in zip(begun, ended, strict=True))
     slot_seconds = given.slots * max(ended)
-    show(f"{given.runs} runs by LAUNCHER={given.launcher}, {given.slots} at a time", [{
-        "first step after s": min(begun),
-        "all slots busy after s": sorted(begun)[min(given.slots, given.runs) - 1],
-        "work s a run": work / given.runs,
-        "idle s a run": (slot_seconds - work) / given.runs,
-        "idle share": 1 - work / slot_seconds,
-    }], given.json)  # fmt: skip
+    show(
+        f"{given.runs} runs by LAUNCHER={given.launcher}, {given.slots} at a time",
+        [
+            {
+                "first step after s": min(begun),
+                "all slots busy after s": sorted(begun)[min(given.slots, given.runs) - 1],
+                "work s a run": work / given.runs,
+                "idle s a run": (slot_seconds - work) / given.runs,
+                "idle share": 1 - work / slot_seconds,
+            }
+        ],
+        given.json,
+    )
 
 
 def check(launcher: subprocess.Popen, runs: list[Path], deadline: float) -> None:

@@ -33,7 +33,9 @@ def clips(n_machines: int, n_train: int, n_test: int = 1, seconds: float = 10.0)
                 place.mkdir(parents=True)
                 for i in range(count):
                     wave = rng.integers(-3000, 3000, round(seconds * RATE), dtype=np.int16)
-                    soundfile.write(place / f"section_00_source_{split}_normal_{i:04}_a.wav", wave, RATE)
+                    soundfile.write(
+                        place / f"section_00_source_{split}_normal_{i:04}_a.wav", wave, RATE
+                    )
         yield Path(folder)
 
 
@@ -42,8 +44,14 @@ def compose(data_dir: Path, method: str, *overrides: str):
     import hydra
     from omegaconf import OmegaConf
 
-    settings = ["dataset=folder", "dataset.name=bench", f"data_dir={data_dir}", f"method={method}", "seed=1",
-                f"run_dir={data_dir}/run{os.getpid()}"]  # fmt: skip
+    settings = [
+        "dataset=folder",
+        "dataset.name=bench",
+        f"data_dir={data_dir}",
+        f"method={method}",
+        "seed=1",
+        f"run_dir={data_dir}/run{os.getpid()}",
+    ]
     with hydra.initialize_config_dir(str(SOURCE / "config"), version_base="1.3"):
         config = hydra.compose("train", [*settings, *overrides])
     OmegaConf.resolve(config)
@@ -54,10 +62,15 @@ def child(script: str, *arguments: object, **environment: str) -> dict:
     """Run a script of this folder in a process of its own; what it printed as JSON in its last line."""
     command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
     start = time.perf_counter()
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
-    return {**json.loads(done.stdout.splitlines()[-1]), "process_seconds": time.perf_counter() - start}
+    return {
+        **json.loads(done.stdout.splitlines()[-1]),
+        "process_seconds": time.perf_counter() - start,
+    }
 
 
 class MemoryPeak:
@@ -76,9 +89,13 @@ class MemoryPeak:
 
 def options(documentation: str, **defaults: int | str) -> argparse.Namespace:
     """Command line with --help, --json, and an option per default."""
-    parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, default in defaults.items():
-        parser.add_argument(f"--{name}", type=type(default), default=default, help="(default: %(default)s)")
+        parser.add_argument(
+            f"--{name}", type=type(default), default=default, help="(default: %(default)s)"
+        )
     parser.add_argument("--json", type=Path, help="write the figures there too")
     parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -92,7 +109,9 @@ def show(title: str, rows: list[dict], file: Path | None = None) -> None:
     for line in (rows[0], *cells):
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
     if file:
-        file.write_text(json.dumps({"title": title, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+        file.write_text(
+            json.dumps({"title": title, "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def rounds(count: int, names: list[str]) -> Iterator[str]:

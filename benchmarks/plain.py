@@ -41,8 +41,12 @@ class Clips(Dataset):
 class SE(nn.Module):
     def __init__(self, channels):
         super().__init__()
-        self.gates = nn.Sequential(nn.Linear(channels, channels // 16, bias=False), nn.ReLU(),
-                                   nn.Linear(channels // 16, channels, bias=False), nn.Sigmoid())  # fmt: skip
+        self.gates = nn.Sequential(
+            nn.Linear(channels, channels // 16, bias=False),
+            nn.ReLU(),
+            nn.Linear(channels // 16, channels, bias=False),
+            nn.Sigmoid(),
+        )
 
     def forward(self, x):
         gates = self.gates(x.mean(dim=tuple(range(2, x.dim()))))
@@ -69,8 +73,13 @@ class Block(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(inputs)
         self.path = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), SE(outputs))  # fmt: skip
+            nn.ReLU(),
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            SE(outputs),
+        )
         pool = [nn.MaxPool2d(3, 2, 1), nn.Conv2d(inputs, outputs, 1, bias=False)]
         self.skip = nn.Sequential(*pool) if stride == 2 else nn.Identity()
 
@@ -84,15 +93,24 @@ class Stft(nn.Module):
         super().__init__()
         self.first = math.ceil(200 * n_fft / RATE)
         n_bins = n_fft // 2 + 1 - self.first
-        self.stft = torchaudio.transforms.Spectrogram(n_fft, hop_length=n_fft // 2, power=1, normalized=True)
+        self.stft = torchaudio.transforms.Spectrogram(
+            n_fft, hop_length=n_fft // 2, power=1, normalized=True
+        )
         self.norm = nn.BatchNorm1d(n_bins)
-        layers = [nn.Conv2d(1, 16, 7, 2, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(3, 2)]
+        layers = [
+            nn.Conv2d(1, 16, 7, 2, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.MaxPool2d(3, 2),
+        ]
         inputs, height = 16, ((n_bins - 7) // 2 + 1 - 3) // 2 + 1
         for outputs, stride in ((16, 1), (32, 2), (64, 2), (128, 2)):
             layers += [Block(inputs, outputs, stride), Block(outputs, outputs, 1)]
             inputs, height = outputs, math.ceil(height / stride)
         self.blocks = nn.Sequential(*layers)
-        self.head = nn.Sequential(nn.BatchNorm1d(128 * height), nn.Linear(128 * height, 128, bias=False))
+        self.head = nn.Sequential(
+            nn.BatchNorm1d(128 * height), nn.Linear(128 * height, 128, bias=False)
+        )
 
     def forward(self, wave):
         x = self.norm(self.stft(wave)[:, self.first :]).unsqueeze(1)
@@ -103,7 +121,9 @@ class AdaCos(nn.Module):
     def __init__(self, size, n_classes, trainable):
         super().__init__()
         n = n_classes * SUBCLUSTERS
-        self.centers = nn.Parameter(nn.init.xavier_uniform_(torch.empty(size, n)).T.contiguous(), trainable)
+        self.centers = nn.Parameter(
+            nn.init.xavier_uniform_(torch.empty(size, n)).T.contiguous(), trainable
+        )
         self.scale, self.n_classes = math.sqrt(2) * math.log(n - 1), n_classes
 
     def forward(self, embedding, target):
@@ -113,9 +133,13 @@ class AdaCos(nn.Module):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--method", default="subloss_0256_4096", help="na_* or subloss_* (default: %(default)s)")
+    parser.add_argument(
+        "--method", default="subloss_0256_4096", help="na_* or subloss_* (default: %(default)s)"
+    )
     parser.add_argument("--batches", type=int, default=4)
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16, channels_last")
     options = parser.parse_args()
@@ -126,7 +150,9 @@ def main() -> None:
     branches = nn.ModuleList([Spectrum(), *map(Stft, sorted(map(int, n_ffts), reverse=True))])
     branches.to(memory_format=torch.channels_last if options.bf16 else torch.contiguous_format)
     whole = AdaCos(128 * len(branches), clips.n_classes, trainable=False)
-    heads = nn.ModuleList(AdaCos(128, clips.n_classes, True) for _ in branches if family == "subloss")
+    heads = nn.ModuleList(
+        AdaCos(128, clips.n_classes, True) for _ in branches if family == "subloss"
+    )
     optimizer = torch.optim.AdamW(nn.ModuleList([branches, whole, heads]).parameters(), lr=1e-3)
     loader = DataLoader(clips, BATCH, shuffle=True, num_workers=2, drop_last=True)
     seconds, start = [], time.perf_counter()
@@ -137,7 +163,10 @@ def main() -> None:
         wave, target = (ratio * v + (1 - ratio) * v[partner] for v in (wave, target))
         with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
             outputs = [branch(wave).float() for branch in branches]
-        loss = sum(head(o, target) for head, o in zip([whole, *heads], [torch.cat(outputs, 1), *outputs], strict=False))
+        loss = sum(
+            head(o, target)
+            for head, o in zip([whole, *heads], [torch.cat(outputs, 1), *outputs], strict=False)
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

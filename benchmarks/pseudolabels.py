@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from unlabeledasd.maps import draw_map
-from unlabeledasd.pseudolabels import PseudoLabeler, agreement
+from unlabeledasd.pseudo.cluster_map import draw_map
+from unlabeledasd.pseudo.clustering import PseudoLabeler, agreement
 
 TARGET_CLIPS = 10
 
@@ -26,7 +26,9 @@ def separated(n_clips: int, size: int, n_clusters: int) -> tuple[np.ndarray, np.
     """-> embeddings (N, D) in separated clusters, cluster of each (N,)."""
     rng = np.random.default_rng(0)
     cluster = rng.integers(n_clusters, size=n_clips)
-    embedding = rng.standard_normal((n_clusters, size))[cluster] + 0.5 * rng.standard_normal((n_clips, size))
+    embedding = rng.standard_normal((n_clusters, size))[cluster] + 0.5 * rng.standard_normal(
+        (n_clips, size)
+    )
     return embedding.astype(np.float32), cluster
 
 
@@ -44,19 +46,28 @@ def embedding_seconds(n_clips: int) -> float:
     import soundfile
     import torch
 
-    from unlabeledasd.embedders import Embedder
     from unlabeledasd.networks import MultiResolutionNet
+    from unlabeledasd.pseudo.embedders import Embedder
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{i}.wav" for i in range(n_clips)]
         for i, path in enumerate(paths):
-            soundfile.write(Path(folder, path), 0.1 * np.random.default_rng(i).standard_normal(18 * 16000), 16000)
-        return seconds(Embedder(MultiResolutionNet(), "embedding").embed, Path(folder), paths) / n_clips
+            soundfile.write(
+                Path(folder, path),
+                0.1 * np.random.default_rng(i).standard_normal(18 * 16000),
+                16000,
+            )
+        return (
+            seconds(Embedder(MultiResolutionNet(), "embedding").embed, Path(folder), paths)
+            / n_clips
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("--size", type=int, default=384)
     parser.add_argument("--clusters", type=int, default=10)
@@ -74,16 +85,27 @@ def main() -> None:
         rows.append(("UMAP", seconds(labeler._reduce, embedding, repeat=3)))
         labeler.fit(embedding, is_target)
         places = labeler.map_[~is_target]
-        rows.append(("mixtures by cv_bic", seconds(labeler._cluster, places, labeler.max_source, repeat=3)))
+        rows.append(
+            ("mixtures by cv_bic", seconds(labeler._cluster, places, labeler.max_source, repeat=3))
+        )
         bic = seconds(PseudoLabeler("bic")._cluster, places, labeler.max_source, repeat=3)
-        clips = pd.DataFrame({"x": labeler.map_[:, 0], "y": labeler.map_[:, 1], "cluster": labeler.labels_,
-                              "domain": np.where(is_target, "target", "source"),
-                              "true_attribute": cluster.astype(str)})  # fmt: skip
+        clips = pd.DataFrame(
+            {
+                "x": labeler.map_[:, 0],
+                "y": labeler.map_[:, 1],
+                "cluster": labeler.labels_,
+                "domain": np.where(is_target, "target", "source"),
+                "true_attribute": cluster.astype(str),
+            }
+        )
         rows.append(("picture", seconds(draw_map, Path(folder, "map.png"), clips, "benchmark")))
     rows += [("sum", sum(value for _, value in rows)), ("mixtures by bic instead", bic)]
     print(f"{options.clips} clips x {options.size}, {options.clusters} clusters")
     print(*(f"{name:24}{value:8.1f} s" for name, value in rows), sep="\n")
-    found, ari = labeler.n_clusters_["source"], agreement(labeler.labels_[~is_target], cluster[~is_target])[0]
+    found, ari = (
+        labeler.n_clusters_["source"],
+        agreement(labeler.labels_[~is_target], cluster[~is_target])[0],
+    )
     print(f"{found} clusters found in the source domain, adjusted Rand index {ari:.3f}")
 
 

@@ -33,7 +33,9 @@ def peaks() -> dict[str, float]:
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         a = torch.randn(2048, 2048).to(dtype)
-        found[f"matrix product, {name}"] = 2 * 2048**3 / best_seconds(functools.partial(torch.mm, a, a))
+        found[f"matrix product, {name}"] = (
+            2 * 2048**3 / best_seconds(functools.partial(torch.mm, a, a))
+        )
         x = torch.randn(16, 128, 56, 56).to(dtype, memory_format=torch.channels_last)
         w = torch.randn(128, 128, 3, 3).to(dtype, memory_format=torch.channels_last)
         seconds = best_seconds(functools.partial(torch.conv2d, x, w, padding=1))
@@ -62,7 +64,7 @@ def main() -> None:
     from torch.profiler import profile
 
     import train
-    from settings import quiet_lightning, use_hardware
+    from settings.session import quiet_lightning, use_hardware
 
     quiet_lightning()
     with clips(8, -(-given.batch // 8)) as data_dir:
@@ -91,25 +93,46 @@ def main() -> None:
     steps = sorted((step() for _ in range(5)), key=lambda times: times[-1] - times[0])
     start, forward, backward, end = steps[2]
     flops = flops_per_clip(given.method)
-    work = {"forward": (forward - start, flops[0]), "backward": (backward - forward, flops[1]),
-            "step": (end - start, sum(flops))}  # fmt: skip
+    work = {
+        "forward": (forward - start, flops[0]),
+        "backward": (backward - forward, flops[1]),
+        "step": (end - start, sum(flops)),
+    }
     share = "% of float32 convolution"
 
     def row(what: str, speed: float, seconds: float | str = "", each: float | str = "") -> dict:
         percent = 100 * speed / peak["convolution, float32"]
-        return {"what": what, "seconds": seconds, "GFLOP per clip": each, "GFLOP/s": speed / 1e9, share: percent}
+        return {
+            "what": what,
+            "seconds": seconds,
+            "GFLOP per clip": each,
+            "GFLOP/s": speed / 1e9,
+            share: percent,
+        }
 
     rows = [row(name, speed) for name, speed in peak.items()]
-    rows += [row(n, given.batch * each / seconds, seconds, each / 1e9) for n, (seconds, each) in work.items()]
+    rows += [
+        row(n, given.batch * each / seconds, seconds, each / 1e9)
+        for n, (seconds, each) in work.items()
+    ]
     show(f"{given.method}, {given.batch} clips of 18 s, {config.precision}", rows, given.json)
 
     with profile() as profiled:
         step()
     events = sorted(profiled.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
-    show("Where a step's time goes (profiled; operations are PyTorch's)",
-         [{"operation": event.key, "calls": event.count, "seconds": event.self_cpu_time_total / 1e6,
-           "%": 100 * event.self_cpu_time_total / total} for event in events[: given.rows]])  # fmt: skip
+    show(
+        "Where a step's time goes (profiled; operations are PyTorch's)",
+        [
+            {
+                "operation": event.key,
+                "calls": event.count,
+                "seconds": event.self_cpu_time_total / 1e6,
+                "%": 100 * event.self_cpu_time_total / total,
+            }
+            for event in events[: given.rows]
+        ],
+    )
 
 
 if __name__ == "__main__":

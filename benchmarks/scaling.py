@@ -19,12 +19,18 @@ from tqdm import tqdm
 def work(data_dir: Path, seconds: str) -> float:
     """Seconds of one epoch and its scores."""
     import train
-    from settings import quiet_lightning
-    from unlabeledasd.runs import Run
+    from settings.session import quiet_lightning
+    from unlabeledasd.runs.folder import Run
 
     quiet_lightning()
-    config = compose(data_dir, "subloss_0256_4096", f"dataset.clip_seconds={seconds}", "dataset.batch_size=16",
-                     "score_epochs=[1]", "trainer.logger=false")  # fmt: skip
+    config = compose(
+        data_dir,
+        "subloss_0256_4096",
+        f"dataset.clip_seconds={seconds}",
+        "dataset.batch_size=16",
+        "score_epochs=[1]",
+        "trainer.logger=false",
+    )
     start = time.perf_counter()
     train.train(config, Run(config.run_dir))
     return time.perf_counter() - start
@@ -37,7 +43,9 @@ def main() -> None:
         print(json.dumps({"seconds": work(Path(folder), seconds), "peak_gb": peak.gb}))
         return
     factors = [2**i for i in range(given.most.bit_length())]
-    points = [(what, factor) for what in ("clips", "machines", "clip seconds") for factor in factors]
+    points = [
+        (what, factor) for what in ("clips", "machines", "clip seconds") for factor in factors
+    ]
     rows = []
     for what, factor in tqdm(points, unit="process"):
         machines = 4 * (factor if what == "machines" else 1)
@@ -46,7 +54,14 @@ def main() -> None:
         with clips(machines, each, 2, seconds) as data_dir:
             found = child("scaling.py", "--worker", data_dir, seconds)
         size = {"clips": machines * each, "machines": machines, "clip seconds": seconds}[what]
-        rows.append({"against": what, "size": size, "seconds": found["seconds"], "peak GB": found["peak_gb"]})
+        rows.append(
+            {
+                "against": what,
+                "size": size,
+                "seconds": found["seconds"],
+                "peak GB": found["peak_gb"],
+            }
+        )
     for what in ("clips", "machines", "clip seconds"):
         own = [row for row in rows if row["against"] == what]
         sizes, values = (np.array([row[key] for row in own]) for key in ("size", "seconds"))

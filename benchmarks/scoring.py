@@ -21,16 +21,18 @@ def one_pass(data_dir: Path) -> float:
     from omegaconf import OmegaConf
 
     import train
-    from settings import build, use_hardware
+    from settings.build import build
+    from settings.session import use_hardware
     from unlabeledasd import evaluation
-    from unlabeledasd.runs import Run
+    from unlabeledasd.runs.folder import Run
 
     config = compose(data_dir, "subloss_0256_4096")
     use_hardware(config)
     table, _, module, _ = train.prepare(config)
     start = time.perf_counter()
-    embeddings = evaluation.embed(module.extractor, Path(config.data.root), table.path.tolist(),
-                                  precision=config.precision)  # fmt: skip
+    embeddings = evaluation.embed(
+        module.extractor, Path(config.data.root), table.path.tolist(), precision=config.precision
+    )
     scorers = [build(node) for node in config.scorer.values()]
     Run(config.run_dir).all.mkdir(parents=True)
     Run(config.run_dir).config.write_text(OmegaConf.to_yaml(config), encoding="utf-8")
@@ -53,7 +55,11 @@ def one_machine(folder: Path) -> float:
         for split in ("train", "test"):
             data = Clips(folder.parent, f"{folder.name}/{split}/*.wav")
             loader = DataLoader(data, 64, num_workers=2)
-            embedded.append(torch.cat([torch.cat([branch(wave) for branch in branches], 1) for wave, _ in loader]))
+            embedded.append(
+                torch.cat(
+                    [torch.cat([branch(wave) for branch in branches], 1) for wave, _ in loader]
+                )
+            )
     train, test = (nn.functional.normalize(e) for e in embedded)
     centers = KMeans(16, n_init=10, random_state=0).fit(train).cluster_centers_
     (1 - test @ torch.from_numpy(centers).T.float()).amin(1)
@@ -64,16 +70,31 @@ def main() -> None:
     given = options(__doc__, machines=14, train=40, test=20, processes=3)
     if given.worker:
         name, folder = given.worker
-        print(json.dumps({"seconds": {"pass": one_pass, "machine": one_machine}[name](Path(folder))}))
+        print(
+            json.dumps({"seconds": {"pass": one_pass, "machine": one_machine}[name](Path(folder))})
+        )
         return
     with clips(given.machines, given.train, given.test) as data_dir:
         together = child("scoring.py", "--worker", "pass", data_dir)
-        alone = [child("scoring.py", "--worker", "machine", data_dir / f"bench/all/raw/machine{i:02}")
-                 for i in range(given.processes)]  # fmt: skip
+        alone = [
+            child("scoring.py", "--worker", "machine", data_dir / f"bench/all/raw/machine{i:02}")
+            for i in range(given.processes)
+        ]
     per_machine = given.machines * sum(a["process_seconds"] for a in alone) / given.processes
-    measured = {"per machine": per_machine, "with start": together["process_seconds"], "one pass": together["seconds"]}
-    rows = [{"path": path, "seconds": s, "times faster": per_machine / s} for path, s in measured.items()]
-    show(f"One epoch of {given.machines} machines x {given.train + given.test} clips", rows, given.json)
+    measured = {
+        "per machine": per_machine,
+        "with start": together["process_seconds"],
+        "one pass": together["seconds"],
+    }
+    rows = [
+        {"path": path, "seconds": s, "times faster": per_machine / s}
+        for path, s in measured.items()
+    ]
+    show(
+        f"One epoch of {given.machines} machines x {given.train + given.test} clips",
+        rows,
+        given.json,
+    )
 
 
 if __name__ == "__main__":

@@ -13,13 +13,15 @@ import numpy as np
 import pandas as pd
 
 from unlabeledasd.decisions import decision_threshold
-from unlabeledasd.runs import Run
+from unlabeledasd.runs.folder import Run
 
 HALVES = 50
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run", type=Path)
     parser.add_argument("--version", default="epoch_12_14_16")
     options = parser.parse_args()
@@ -35,7 +37,9 @@ def main() -> None:
             reference, others = np.array_split(rng.permutation(normal), 2)
             alarms["other normal clips"].append(others > decision_threshold(reference))
     for name, found in alarms.items():
-        print(f"threshold from {name}: {100 * np.concatenate(found).mean():.0f} % of normal test clips above")
+        print(
+            f"threshold from {name}: {100 * np.concatenate(found).mean():.0f} % of normal test clips above"
+        )
 
 
 if __name__ == "__main__":

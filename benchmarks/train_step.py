@@ -24,13 +24,16 @@ from pathlib import Path
 from measuring import MemoryPeak, child, clips, compose, options, rounds, show
 
 BATCH = 64
-KEEP = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592",
-        "MALLOC_TOP_PAD_": "268435456"}  # fmt: skip
+KEEP = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+}
 
 
 def prepared(data_dir: Path, method: str, *overrides: str):
     import train
-    from settings import quiet_lightning, use_hardware
+    from settings.session import quiet_lightning, use_hardware
 
     quiet_lightning()
     config = compose(data_dir, method, "score_epochs=[1]", "trainer.logger=false", *overrides)
@@ -40,10 +43,12 @@ def prepared(data_dir: Path, method: str, *overrides: str):
 
 def train_worker(data_dir: Path, method: str, batches: str, *overrides: str) -> list[float]:
     """Seconds of each step as Lightning makes them."""
-    from settings import fit
-    from unlabeledasd.runs import Run
+    from settings.session import fit
+    from unlabeledasd.runs.folder import Run
 
-    config, module, data = prepared(data_dir, method, f"+trainer.limit_train_batches={batches}", *overrides)
+    config, module, data = prepared(
+        data_dir, method, f"+trainer.limit_train_batches={batches}", *overrides
+    )
     ends = []
 
     class Timed(type(module)):
@@ -77,7 +82,14 @@ def step_worker(data_dir: Path, method: str, batches: str) -> list[float]:
 
 def measure(path: str, data_dir: Path, method: str, batches: int) -> dict:
     if path.startswith("plain"):
-        arguments = ["plain.py", data_dir / "bench/all/raw", "--method", method, "--batches", batches]
+        arguments = [
+            "plain.py",
+            data_dir / "bench/all/raw",
+            "--method",
+            method,
+            "--batches",
+            batches,
+        ]
         arguments += ["--bf16"] if path == "plain bf16" else []
         return child(*arguments, **({} if path == "plain" else KEEP))
     worker = ["step"] if path == "step" else ["train"]
@@ -99,11 +111,23 @@ def main() -> None:
             found = {path: [] for path in given.paths.split(",")}
             for path in rounds(given.rounds, list(found)):
                 found[path].append(measure(path, data_dir, method, given.batches))
-            speed = {p: BATCH / statistics.median(s for f in fs for s in f["seconds"]) for p, fs in found.items()}
+            speed = {
+                p: BATCH / statistics.median(s for f in fs for s in f["seconds"])
+                for p, fs in found.items()
+            }
             memory = {p: max(f["peak_gb"] for f in fs) for p, fs in found.items()}
             first = next(iter(found))
-            rows += [{"method": method, "path": p, "clips/s": speed[p], "ratio": speed[p] / speed[first],
-                      "peak GB": memory[p], "ratio of memory": memory[p] / memory[first]} for p in found]  # fmt: skip
+            rows += [
+                {
+                    "method": method,
+                    "path": p,
+                    "clips/s": speed[p],
+                    "ratio": speed[p] / speed[first],
+                    "peak GB": memory[p],
+                    "ratio of memory": memory[p] / memory[first],
+                }
+                for p in found
+            ]
     show(f"Batches of {BATCH} clips of 18 s", rows, given.json)
 
 

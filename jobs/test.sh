@@ -4,7 +4,7 @@
 #
 #   bash jobs/test.sh                       everything but the tests marked slow
 #   bash jobs/test.sh -m slow               the slow ones
-#   bash jobs/test.sh tests/test_setup.py -x
+#   bash jobs/test.sh tests/jobs/test_setup.py -x
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 

@@ -13,13 +13,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dataset_facts import check_machines, dataset_names, ground_truth_folder, load_dataset, raw_folder
 from ground_truth import get_attributes, get_list, is_published, list_name
 from linking import build_tree, remove_tree, wanted_links
 from renaming import Renaming, plan, read_lists
+from settings.datasets import (
+    check_machines,
+    dataset_names,
+    ground_truth_folder,
+    load_dataset,
+    raw_folder,
+)
 from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.locks import holding
-from unlabeledasd.runs import replacing
+from unlabeledasd.files import replacing
+from unlabeledasd.runs.locks import holding
 
 LINKS = "with_ground_truth"  # folder in data_dir
 
@@ -31,25 +37,37 @@ class Task:
         self.dataset, self.options = dataset, options
         self.raw = raw_folder(options.data_dir, dataset)
         self.tree = raw_folder(options.links, dataset)
-        self.home = options.links if options.mode == "symlink" else options.data_dir  # what is written to
+        self.home = (
+            options.links if options.mode == "symlink" else options.data_dir
+        )  # what is written to
         self.kept = ground_truth_folder(self.home, dataset)
         chosen = options.machines
-        self.machines = [m for group in dataset.machines.values() for m in group if not chosen or m in chosen]
+        self.machines = [
+            m for group in dataset.machines.values() for m in group if not chosen or m in chosen
+        ]
         self.files: dict[Path, bytes] = {}
         self.renamings: list[Renaming] = []
 
     def prepare(self) -> None:
-        evaluation = [machine for machine in self.dataset.machines.evaluation if machine in self.machines]
+        evaluation = [
+            machine for machine in self.dataset.machines.evaluation if machine in self.machines
+        ]
         if not evaluation and not self.options.machines:
-            raise InputError(f"dataset {self.dataset.name}: no evaluation machines, so no bare test clips")
+            raise InputError(
+                f"dataset {self.dataset.name}: no evaluation machines, so no bare test clips"
+            )
         if self.options.mode == "rename" and self.tree.is_dir():
-            raise InputError(f"{self.tree}: links to the clips by their present names; first --mode symlink --undo")
+            raise InputError(
+                f"{self.tree}: links to the clips by their present names; first --mode symlink --undo"
+            )
         lists = {} if self.options.undo else self.read(evaluation)
         for machine in evaluation:
             journal = self.kept / machine / "renamed.csv"
             if not self.options.undo or journal.is_file():
                 folder = self.raw / machine / "test"
-                self.renamings.append(plan(machine, folder, journal, lists.get(machine), self.options.undo))
+                self.renamings.append(
+                    plan(machine, folder, journal, lists.get(machine), self.options.undo)
+                )
 
     def read(self, evaluation: list[str]) -> dict:
         """The official list; it and the true attributes are in `files` then, to be kept."""
@@ -64,28 +82,47 @@ class Task:
 
     def run(self) -> None:
         dry, undo, symlink = self.options.dry_run, self.options.undo, self.options.mode == "symlink"
-        print(f"{self.dataset.name} in {self.raw}" + (" (dry run: nothing is changed)" if dry else ""))
-        new = {name: content for name, content in self.files.items() if not (self.kept / name).is_file()
-               or (self.kept / name).read_bytes() != content}  # fmt: skip
+        print(
+            f"{self.dataset.name} in {self.raw}" + (" (dry run: nothing is changed)" if dry else "")
+        )
+        new = {
+            name: content
+            for name, content in self.files.items()
+            if not (self.kept / name).is_file() or (self.kept / name).read_bytes() != content
+        }
         for name, content in new.items() if not dry else ():
             with replacing(self.kept / name) as temporary:
                 temporary.write_bytes(content)
         if new:
-            print(f"  {len(new)} lists of names and true attributes {'to be put' if dry else 'put'} in {self.kept}")
-        done = ("would be " if dry else "") + ("linked" if symlink else "undone" if undo else "renamed")
+            print(
+                f"  {len(new)} lists of names and true attributes {'to be put' if dry else 'put'} in {self.kept}"
+            )
+        done = ("would be " if dry else "") + (
+            "linked" if symlink else "undone" if undo else "renamed"
+        )
         for renaming in self.renamings:
             if not dry and not symlink:
                 renaming.run()
             if steps := renaming.steps:
                 example = f", {steps[0][0]} -> {steps[0][1]}, ..." if dry else ""
-                print(f"  {renaming.machine}: {len(steps)} of {len(renaming.present)} clips {done}{example}")
+                print(
+                    f"  {renaming.machine}: {len(steps)} of {len(renaming.present)} clips {done}{example}"
+                )
             else:
-                print(f"  {renaming.machine}: all {len(renaming.present)} clips have these names already")
+                print(
+                    f"  {renaming.machine}: all {len(renaming.present)} clips have these names already"
+                )
         if undo and not self.renamings:
             print("  nothing to undo: no journal of renamed clips")
         if symlink and not dry:
-            links = wanted_links(self.options.data_dir, self.raw, self.tree, self.machines, self.renamings)
-            state = "links built, use" if build_tree(self.tree, links) else "links are as they should be, use"
+            links = wanted_links(
+                self.options.data_dir, self.raw, self.tree, self.machines, self.renamings
+            )
+            state = (
+                "links built, use"
+                if build_tree(self.tree, links)
+                else "links are as they should be, use"
+            )
             print(f"  {state} DATA_DIR={self.home}")
 
     def remove_links(self) -> None:
@@ -99,25 +136,39 @@ class Task:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data_dir", type=Path)
-    parser.add_argument("datasets", nargs="*", metavar="dataset", help="(all in data_dir that have ground truth)")
+    parser.add_argument(
+        "datasets", nargs="*", metavar="dataset", help="(all in data_dir that have ground truth)"
+    )
     parser.add_argument("--mode", choices=["rename", "symlink"], default="rename")
-    parser.add_argument("--links", type=Path, metavar="DIR", help=f"where symlink builds (<data_dir>/{LINKS})")
-    parser.add_argument("--ground-truth", type=Path, metavar="DIR", help="read the lists there, fetch nothing")
+    parser.add_argument(
+        "--links", type=Path, metavar="DIR", help=f"where symlink builds (<data_dir>/{LINKS})"
+    )
+    parser.add_argument(
+        "--ground-truth", type=Path, metavar="DIR", help="read the lists there, fetch nothing"
+    )
     parser.add_argument("--machines", nargs="+", help="these only")
-    parser.add_argument("--undo", action="store_true", help="give the bare names back; symlink: remove the links")
+    parser.add_argument(
+        "--undo", action="store_true", help="give the bare names back; symlink: remove the links"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, change nothing")
     options = parser.parse_intermixed_args(arguments)
     options.links = options.links or options.data_dir / LINKS
     if not options.data_dir.is_dir():
         raise InputError(f"data_dir {options.data_dir}: no such folder")
     official = dataset_names("records")
-    tasks = [Task(load_dataset(name), options) for name in dict.fromkeys(options.datasets or official)]
+    tasks = [
+        Task(load_dataset(name), options) for name in dict.fromkeys(options.datasets or official)
+    ]
     if not options.datasets:
         tasks = [task for task in tasks if task.raw.is_dir() and is_published(task.dataset)]
     if not tasks:
-        raise InputError(f"data_dir {options.data_dir}: none of {' '.join(official)} in it that has ground truth")
+        raise InputError(
+            f"data_dir {options.data_dir}: none of {' '.join(official)} in it that has ground truth"
+        )
     check_machines(options.machines, [task.dataset for task in tasks])
     if options.mode == "symlink" and options.undo:
         for task in tasks:
@@ -128,7 +179,9 @@ def main(arguments: list[str] | None = None) -> None:
             if not task.raw.is_dir():
                 raise InputError(f"{task.raw}: no such folder; preprocess/download.sh makes it")
             if not options.dry_run:
-                locks.enter_context(holding(task.home / task.dataset.name, task.home / task.dataset.name / ".lock"))
+                locks.enter_context(
+                    holding(task.home / task.dataset.name, task.home / task.dataset.name / ".lock")
+                )
             task.prepare()
         for task in tasks:
             task.run()

@@ -15,9 +15,22 @@ import pandas as pd
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from dataset_facts import dataset_names, expected_clips, ground_truth_folder, load_dataset, raw_folder
 from ground_truth import attribute_file, is_published
-from unlabeledasd.clips import AUDIO_SUFFIXES, NO_ATTRIBUTE, SPLITS, UNKNOWN, discover_machines, parse_clip
+from settings.datasets import (
+    dataset_names,
+    expected_clips,
+    ground_truth_folder,
+    load_dataset,
+    raw_folder,
+)
+from unlabeledasd.clips import (
+    AUDIO_SUFFIXES,
+    NO_ATTRIBUTE,
+    SPLITS,
+    UNKNOWN,
+    discover_machines,
+    parse_clip,
+)
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.waveforms import check_clip
 
@@ -39,7 +52,9 @@ def list_clips(root: Path, machines: list[str], grammar: str) -> Iterator[tuple[
                     yield machine, split, f"{machine}/{split}/{name}"
 
 
-def inspect(root: Path, machine: str, split: str, path: str, grammar: str, rate: int, channel: int | None) -> tuple:
+def inspect(
+    root: Path, machine: str, split: str, path: str, grammar: str, rate: int, channel: int | None
+) -> tuple:
     """A row of COLUMNS."""
     file = root / path
     try:
@@ -59,14 +74,21 @@ def inspect_all(root: Path, machines: list[str], dataset: DictConfig) -> pd.Data
     clips = list(list_clips(root, machines, dataset.grammar))
     batches = [clips[i : i + BATCH] for i in range(0, len(clips), BATCH)]
     rows: list[tuple] = []
-    with ThreadPoolExecutor(THREADS) as pool, tqdm(total=len(clips), unit="clip", leave=False, disable=None) as bar:
-        for found in pool.map(lambda batch: [inspect(root, *clip, *settings) for clip in batch], batches):
+    with (
+        ThreadPoolExecutor(THREADS) as pool,
+        tqdm(total=len(clips), unit="clip", leave=False, disable=None) as bar,
+    ):
+        for found in pool.map(
+            lambda batch: [inspect(root, *clip, *settings) for clip in batch], batches
+        ):
             rows += found
             bar.update(len(found))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def table_row(clips: pd.DataFrame, expected: dict[str, int | None], true_attributes: bool) -> dict[str, str]:
+def table_row(
+    clips: pd.DataFrame, expected: dict[str, int | None], true_attributes: bool
+) -> dict[str, str]:
     """One machine; what is expected is shown where it is not there."""
     counts = clips.kind.value_counts()
     bare = counts.get(UNKNOWN_TEST, 0)
@@ -77,9 +99,19 @@ def table_row(clips: pd.DataFrame, expected: dict[str, int | None], true_attribu
         cells[kind.replace("_", " ")] = f"{there}" if agrees else f"{there} of {wanted}"
     attributes = "-"
     if has_train(clips):
-        attributes = "yes" if not is_unlabeled(clips) else "no, true ones here" if true_attributes else "no"
-    seconds = [f"{value:.1f}" for value in clips.seconds.dropna().agg(["min", "max"])] if counts.sum() else ["-"]
-    cells |= {"test unknown": f"{bare}", "attributes": attributes, "seconds": "-".join(dict.fromkeys(seconds))}
+        attributes = (
+            "yes" if not is_unlabeled(clips) else "no, true ones here" if true_attributes else "no"
+        )
+    seconds = (
+        [f"{value:.1f}" for value in clips.seconds.dropna().agg(["min", "max"])]
+        if counts.sum()
+        else ["-"]
+    )
+    cells |= {
+        "test unknown": f"{bare}",
+        "attributes": attributes,
+        "seconds": "-".join(dict.fromkeys(seconds)),
+    }
     return {**cells, "GB": f"{clips.bytes.sum() / 1e9:.2f}"}
 
 
@@ -91,7 +123,9 @@ def is_unlabeled(clips: pd.DataFrame) -> bool:
     return (clips.attribute[clips.kind.str.startswith("train")] == NO_ATTRIBUTE).all()
 
 
-def count_problems(folder: Path, clips: pd.DataFrame, expected: dict[str, int | None]) -> Iterator[str]:
+def count_problems(
+    folder: Path, clips: pd.DataFrame, expected: dict[str, int | None]
+) -> Iterator[str]:
     """What a machine lacks, or has too much of."""
     for split in SPLITS:
         here = clips[clips.split == split]
@@ -103,7 +137,10 @@ def count_problems(folder: Path, clips: pd.DataFrame, expected: dict[str, int | 
             wanted = {kind: n for kind, n in expected.items() if kind.startswith(split)}
             counts = here.kind.value_counts().to_dict()
             if UNKNOWN_TEST in counts:  # bare names tell the sum alone
-                wanted, counts = {"test": sum(wanted.values()) if all(wanted.values()) else None}, {"test": len(here)}
+                wanted, counts = (
+                    {"test": sum(wanted.values()) if all(wanted.values()) else None},
+                    {"test": len(here)},
+                )
             for kind, n in wanted.items():
                 if n not in (None, counts.get(kind, 0)):
                     yield f"{folder / split}: {counts.get(kind, 0)} {kind.replace('_', ' ')} clips, expected {n}"
@@ -114,11 +151,15 @@ def check(data_dir: Path, name: str) -> bool:
     dataset = load_dataset(name)
     root = raw_folder(data_dir, dataset)
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; it holds <machine>/{{train,test}} (preprocess/download.sh)")
+        raise InputError(
+            f"{root}: no such folder; it holds <machine>/{{train,test}} (preprocess/download.sh)"
+        )
     there = discover_machines(root)
     machines = [machine for group in dataset.machines.values() for machine in group] or there
     if not machines:
-        raise InputError(f"{root}: no machine folder in it; expected <machine>/{{train,test}}/*.wav")
+        raise InputError(
+            f"{root}: no machine folder in it; expected <machine>/{{train,test}}/*.wav"
+        )
     clips = inspect_all(root, machines, dataset)
     rows, notes = {}, []
     problems = [problem for problem in clips.problem if problem]
@@ -127,10 +168,18 @@ def check(data_dir: Path, name: str) -> bool:
         true_attributes = ground_truth_folder(data_dir, dataset) / attribute_file(machine, "train")
         rows[machine] = table_row(mine, expected, true_attributes.is_file())
         problems += count_problems(root / machine, mine, expected)
-        if dataset.grammar == "dcase" and has_train(mine) and is_unlabeled(mine) != (machine in dataset.unlabeled):
-            notes.append(f"{machine}: hidden attributes here and in `unlabeled` of the dataset's yaml do not agree")
+        if (
+            dataset.grammar == "dcase"
+            and has_train(mine)
+            and is_unlabeled(mine) != (machine in dataset.unlabeled)
+        ):
+            notes.append(
+                f"{machine}: hidden attributes here and in `unlabeled` of the dataset's yaml do not agree"
+            )
     if bare := list(clips.machine[clips.kind == UNKNOWN_TEST].unique()):
-        text = f"{', '.join(bare)}: test clips without ground truth, which give scores and no figures"
+        text = (
+            f"{', '.join(bare)}: test clips without ground truth, which give scores and no figures"
+        )
         if name in dataset_names("records") and is_published(dataset):
             problems.append(f"{text}; run DATA_DIR={data_dir} preprocess/add_gt_info.sh {name}")
         else:
@@ -146,12 +195,17 @@ def check(data_dir: Path, name: str) -> bool:
     if len(problems) > LISTED:
         print(f"... and {len(problems) - LISTED} more")
     gb = f"{len(clips)} clips, {clips.bytes.sum() / 1e9:.2f} GB"
-    print(f"{name}: {gb}:", f"not ready, {len(problems)} to mend" if problems else "experiments can start")
+    print(
+        f"{name}: {gb}:",
+        f"not ready, {len(problems)} to mend" if problems else "experiments can start",
+    )
     return not problems
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("dataset", help="dcase2024, ..., demo, or folder:NAME")
     options = parser.parse_args(arguments)

@@ -22,10 +22,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from dataset_facts import check_machines, dataset_names, expected_clips, load_dataset, raw_folder
 from fetching import fetch_bytes, fetch_file
+from settings.datasets import (
+    check_machines,
+    dataset_names,
+    expected_clips,
+    load_dataset,
+    raw_folder,
+)
 from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.locks import holding
+from unlabeledasd.runs.locks import holding
 from unpacking import is_audio, unpack
 
 KINDS = {  # key of `records` in the dataset's yaml: group of machines, archive name, folders in it
@@ -73,7 +79,9 @@ class Archive:
     def resolve(self, files: dict[str, tuple[str, int, str]]) -> str | None:
         """Take address, size and checksum from the record, of the newest revision (dev_ToyCar_r2.zip); a problem."""
         pattern = re.compile(rf"{re.escape(self.stem)}(?:_r(\d+))?\.zip")
-        revisions = {int(match[1] or 1): name for name in files if (match := pattern.fullmatch(name))}
+        revisions = {
+            int(match[1] or 1): name for name in files if (match := pattern.fullmatch(name))
+        }
         if not revisions:
             return f"record {self.record}: no {self.stem}.zip in it, only {' '.join(sorted(files)) or 'nothing'}"
         self.name = revisions[max(revisions)]
@@ -81,19 +89,30 @@ class Archive:
         return None
 
 
-def wanted_archives(data_dir: Path, dataset: DictConfig, machines: list[str] | None) -> list[Archive]:
+def wanted_archives(
+    data_dir: Path, dataset: DictConfig, machines: list[str] | None
+) -> list[Archive]:
     archives = []
     for kind, (group, stem, splits) in KINDS.items():
         for machine in dataset.machines[group]:
             if machines and machine not in machines:
                 continue
             clips = expected_clips(dataset, machine)
-            pairs = {"train": ("train_source", "train_target"), "test": ("test_normal", "test_anomaly")}
-            expected = {s: sum(clips[k] for k in keys) if all(clips[k] for k in keys) else None
-                        for s, keys in pairs.items()}  # fmt: skip
+            pairs = {
+                "train": ("train_source", "train_target"),
+                "test": ("test_normal", "test_anomaly"),
+            }
+            expected = {
+                s: sum(clips[k] for k in keys) if all(clips[k] for k in keys) else None
+                for s, keys in pairs.items()
+            }
             folder = raw_folder(data_dir, dataset) / machine
             cache = data_dir / dataset.name / "archives"
-            archives.append(Archive(stem.format(machine), dataset.records[kind], folder, cache, splits, expected))
+            archives.append(
+                Archive(
+                    stem.format(machine), dataset.records[kind], folder, cache, splits, expected
+                )
+            )
     return archives
 
 
@@ -103,7 +122,10 @@ def read_record(record: int) -> dict[str, tuple[str, int, str]]:
     content = fetch_bytes(url)
     try:
         files = json.loads(content)["files"]
-        return {file["key"]: (file["links"]["self"], int(file["size"]), file["checksum"]) for file in files}
+        return {
+            file["key"]: (file["links"]["self"], int(file["size"]), file["checksum"])
+            for file in files
+        }
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{url}: not the description of a Zenodo record") from None
 
@@ -120,9 +142,13 @@ def resolve(record: int, archives: list[Archive]) -> list[str]:
 def room(data_dir: Path, archives: list[Archive], keep: bool, jobs: int) -> tuple[str, bool]:
     """What will be fetched and about how much space it takes, in words; whether there is as much."""
     sizes = sorted((archive.size for archive in archives), reverse=True)
-    begun = sum(file.stat().st_size for archive in archives for file in archive.begun() if file.is_file())
+    begun = sum(
+        file.stat().st_size for archive in archives for file in archive.begun() if file.is_file()
+    )
     need = UNPACKED_RATIO * sum(sizes) + sum(sizes if keep else sizes[:jobs]) - begun
-    existing = next(folder for folder in (data_dir, *data_dir.absolute().parents) if folder.is_dir())
+    existing = next(
+        folder for folder in (data_dir, *data_dir.absolute().parents) if folder.is_dir()
+    )
     free = shutil.disk_usage(existing).free
     text = f"{len(sizes)} archives to fetch, {gb(sum(sizes) - begun)}; takes about {gb(need)}, {gb(free)} are free"
     return text, need <= free
@@ -146,7 +172,13 @@ def fetch_and_unpack(archive: Archive, keep: bool, progress) -> str:
 def run(archives: list[Archive], keep: bool, jobs: int) -> list[str]:
     """Several archives at once; the problems of those that failed."""
     stop, lock, problems = threading.Event(), threading.Lock(), []
-    bar = tqdm(total=sum(a.size for a in archives), desc="fetching", unit="B", unit_scale=True, disable=None)
+    bar = tqdm(
+        total=sum(a.size for a in archives),
+        desc="fetching",
+        unit="B",
+        unit_scale=True,
+        disable=None,
+    )
 
     def progress(n_bytes: int) -> None:
         if stop.is_set():
@@ -158,7 +190,9 @@ def run(archives: list[Archive], keep: bool, jobs: int) -> list[str]:
         try:
             bar.write(fetch_and_unpack(archive, keep, progress))
         except (InputError, OSError) as error:
-            problems.append(str(error) if isinstance(error, InputError) else f"{archive.name}: {error}")
+            problems.append(
+                str(error) if isinstance(error, InputError) else f"{archive.name}: {error}"
+            )
             bar.write(f"error: {problems[-1]}", sys.stderr)
 
     with bar, ThreadPoolExecutor(jobs) as pool:
@@ -175,39 +209,55 @@ def run(archives: list[Archive], keep: bool, jobs: int) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     official = dataset_names("records")
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("datasets", nargs="+", metavar="dataset", help=" ".join(official))
     parser.add_argument("--machines", nargs="+", help="these only")
-    parser.add_argument("--keep-archives", action="store_true", help="in <data_dir>/<dataset>/archives/")
+    parser.add_argument(
+        "--keep-archives", action="store_true", help="in <data_dir>/<dataset>/archives/"
+    )
     parser.add_argument("--jobs", type=int, default=4, help="archives at once (4)")
-    parser.add_argument("--dry-run", action="store_true", help="what, from where, how many GB, is there room")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="what, from where, how many GB, is there room"
+    )
     options = parser.parse_intermixed_args(arguments)
     if options.jobs < 1:
         raise InputError(f"--jobs {options.jobs}: at least 1")
     data_dir, todo, problems = options.data_dir, [], []
     if unknown := [name for name in options.datasets if name not in official]:
-        raise InputError(f"dataset {' '.join(unknown)}: no official archives known; allowed are {' '.join(official)}")
+        raise InputError(
+            f"dataset {' '.join(unknown)}: no official archives known; allowed are {' '.join(official)}"
+        )
     datasets = [load_dataset(name) for name in dict.fromkeys(options.datasets)]
     check_machines(options.machines, datasets)
     with ExitStack() as locks:
         for dataset in datasets:
             if not options.dry_run:
-                locks.enter_context(holding(data_dir / dataset.name, data_dir / dataset.name / ".lock"))
+                locks.enter_context(
+                    holding(data_dir / dataset.name, data_dir / dataset.name / ".lock")
+                )
             archives = wanted_archives(data_dir, dataset, options.machines)
             problems += [problem for archive in archives for problem in archive.problems()]
             lacking = [archive for archive in archives if not archive.is_there]
             records = list(dict.fromkeys(archive.record for archive in lacking))
-            print(f"{dataset.name}: {len(archives) - len(lacking)} of {len(archives)} archives are unpacked already",
-                  *(["(the others: records", ", ".join(map(str, records)) + ")"] if lacking else []))  # fmt: skip
+            print(
+                f"{dataset.name}: {len(archives) - len(lacking)} of {len(archives)} archives are unpacked already",
+                *(["(the others: records", ", ".join(map(str, records)) + ")"] if lacking else []),
+            )
             for record in records:
-                problems += resolve(record, [archive for archive in lacking if archive.record == record])
+                problems += resolve(
+                    record, [archive for archive in lacking if archive.record == record]
+                )
             todo += [archive for archive in lacking if archive.name]
         for problem in problems:
             print("error:", problem, file=sys.stderr)
         if options.dry_run:
             for archive in todo:
-                print(f"{gb(archive.size):>9}  {archive.url} -> {archive.folder}/{{{','.join(archive.splits)}}}")
+                print(
+                    f"{gb(archive.size):>9}  {archive.url} -> {archive.folder}/{{{','.join(archive.splits)}}}"
+                )
         if todo:
             text, enough = room(data_dir, todo, options.keep_archives, options.jobs)
             if not enough:
@@ -216,7 +266,9 @@ def main(arguments: list[str] | None = None) -> None:
             if not options.dry_run:
                 problems += run(todo, options.keep_archives, options.jobs)
     if problems:
-        raise InputError(problems[0] if len(problems) == 1 else f"{len(problems)} problems, each told above")
+        raise InputError(
+            problems[0] if len(problems) == 1 else f"{len(problems)} problems, each told above"
+        )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,13 @@ ATTEMPTS = 6  # in a row that bring nothing new
 WAIT_S = 1.0  # before the second one, then twice as long each time
 TOLD_S = 4  # shorter waits are not told
 CHUNK_BYTES = 1 << 18  # what a kill loses at most
-BROKEN = (URLError, ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException)  # and not a full disk
+BROKEN = (
+    URLError,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+    http.client.HTTPException,
+)  # and not a full disk
 
 
 def ask(url: str, start: int = 0) -> http.client.HTTPResponse:
@@ -45,12 +51,23 @@ def patiently(attempt: Callable, url: str, position: Callable[[], int] = lambda:
             failures = failures + 1 if position() <= reached else 1
             reached = position()
             if failures == ATTEMPTS:
-                kept = f"; {reached} bytes are kept, the same command goes on from there" if reached else ""
-                raise InputError(f"{url}: {getattr(error, 'reason', None) or error}, {ATTEMPTS} times{kept}") from None
+                kept = (
+                    f"; {reached} bytes are kept, the same command goes on from there"
+                    if reached
+                    else ""
+                )
+                raise InputError(
+                    f"{url}: {getattr(error, 'reason', None) or error}, {ATTEMPTS} times{kept}"
+                ) from None
             asked_for = error.headers.get("Retry-After", "") if isinstance(error, HTTPError) else ""
-            wait = min(120, max(WAIT_S * 2 ** (failures - 1), int(asked_for) if asked_for.isdigit() else 0))
+            wait = min(
+                120, max(WAIT_S * 2 ** (failures - 1), int(asked_for) if asked_for.isdigit() else 0)
+            )
             if wait >= TOLD_S:
-                tqdm.write(f"{url}: {getattr(error, 'reason', None) or error}; again in {wait:.0f} s", sys.stderr)
+                tqdm.write(
+                    f"{url}: {getattr(error, 'reason', None) or error}; again in {wait:.0f} s",
+                    sys.stderr,
+                )
             time.sleep(wait)
 
 
@@ -68,7 +85,11 @@ def fetch_bytes(url: str, sha256: str | None = None) -> bytes:
 
 
 def fetch_file(
-    url: str, path: Path, size: int, checksum: str, progress: Callable[[int], object] = lambda n_bytes: None
+    url: str,
+    path: Path,
+    size: int,
+    checksum: str,
+    progress: Callable[[int], object] = lambda n_bytes: None,
 ) -> None:
     """Fetch `url` to `path`; `checksum` reads algorithm:digits. What came before goes on from `<path>.part`.
 
@@ -90,7 +111,9 @@ def fetch_file(
         if (start := position()) == size:
             return
         with ask(url, start) as response, part.open("ab") as file:
-            if start and not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            if start and not response.headers.get("Content-Range", "").startswith(
+                f"bytes {start}-"
+            ):
                 file.truncate(0)  # the server sends all of it again
                 progress(-start)
             while chunk := response.read(CHUNK_BYTES):
@@ -112,14 +135,18 @@ def fetch_file(
 def set_aside(part: Path, path: Path, reason: str) -> None:
     wrong = path.with_name(path.name + ".wrong")
     part.replace(wrong)
-    raise InputError(f"{path.name}: {reason}; set aside as {wrong}; the same command fetches it anew")
+    raise InputError(
+        f"{path.name}: {reason}; set aside as {wrong}; the same command fetches it anew"
+    )
 
 
 def file_checksum(path: Path, algorithm: str) -> str:
     try:
         digest = hashlib.new(algorithm, usedforsecurity=False)
     except ValueError:
-        raise InputError(f"{path}: the record gives a checksum of unknown kind {algorithm}") from None
+        raise InputError(
+            f"{path}: the record gives a checksum of unknown kind {algorithm}"
+        ) from None
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)

@@ -48,7 +48,9 @@ def get_list(dataset: DictConfig, kept: Path, given: Path | None) -> tuple[bytes
         raise InputError(f"{file}: no such file; --ground-truth names the folder that holds it")
     if not is_published(dataset):
         name = list_name(dataset)
-        raise InputError(f"{dataset.name}: no published ground truth is known; --ground-truth DIR reads DIR/{name}")
+        raise InputError(
+            f"{dataset.name}: no published ground truth is known; --ground-truth DIR reads DIR/{name}"
+        )
     path = f"datasets/{list_name(dataset)}"
     return fetch(path), path
 
@@ -58,7 +60,9 @@ def attribute_file(machine: str, split: str) -> Path:
     return Path(machine, f"attributes_00_{split}_correspondence.csv")
 
 
-def get_attributes(dataset: DictConfig, machines: list[str], kept: Path, given: Path | None) -> dict[Path, bytes]:
+def get_attributes(
+    dataset: DictConfig, machines: list[str], kept: Path, given: Path | None
+) -> dict[Path, bytes]:
     """Files with the true attributes of those of `machines` that hide them, without what is kept already."""
     files = {}
     known = checksums()

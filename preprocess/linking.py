@@ -30,7 +30,9 @@ def wanted_links(
             originals[Path(machine, "test", names.named)] = raw / machine / "test" / now
     if data not in tree.parents:
         return originals
-    return {link: Path(os.path.relpath(path, (tree / link).parent)) for link, path in originals.items()}
+    return {
+        link: Path(os.path.relpath(path, (tree / link).parent)) for link, path in originals.items()
+    }
 
 
 def existing_links(tree: Path) -> dict[Path, Path]:
@@ -41,7 +43,9 @@ def existing_links(tree: Path) -> dict[Path, Path]:
             if path.is_symlink():
                 links[path.relative_to(tree)] = path.readlink()
             elif not path.is_dir():
-                raise InputError(f"{path}: a file, not a link; a tree of links is replaced or removed as a whole")
+                raise InputError(
+                    f"{path}: a file, not a link; a tree of links is replaced or removed as a whole"
+                )
     return links
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from unlabeledasd.clips import AUDIO_SUFFIXES, BARE_NAME, FULL_NAME
 from unlabeledasd.errors import InputError
-from unlabeledasd.runs import write_text
+from unlabeledasd.files import write_text
 
 JOURNAL_COLUMNS = ["bare", "published", "named", "bytes"]
 
@@ -35,9 +35,15 @@ class Names:
 
 def full_name(published: str) -> str | None:
     """The published name, or the same with the `_test_` that RoboticArm's names of 2024 lack; None: no clip name."""
-    name = re.sub(r"^(section_\d{2}_(?:source|target))_(normal|anomaly)_", r"\1_test_\2_", published)
+    name = re.sub(
+        r"^(section_\d{2}_(?:source|target))_(normal|anomaly)_", r"\1_test_\2_", published
+    )
     match = FULL_NAME.fullmatch(name.removesuffix(".wav"))
-    return name if match and match["split"] == "test" and name.endswith(".wav") and "/" not in name else None
+    return (
+        name
+        if match and match["split"] == "test" and name.endswith(".wav") and "/" not in name
+        else None
+    )
 
 
 def is_bare(name: str) -> bool:
@@ -56,7 +62,9 @@ def read_lists(text: str, source: Path | str) -> dict[str, list[Names]]:
             bare, published = (cell.strip() for cell in cells[:2])
             named = full_name(published)
             if rows is None or named is None or not is_bare(bare):
-                raise InputError(f"{source}, line {number}: {','.join(cells)}: expected bare name,full name of a clip")
+                raise InputError(
+                    f"{source}, line {number}: {','.join(cells)}: expected bare name,full name of a clip"
+                )
             rows.append(Names(bare, published, named))
     for machine, rows in lists.items():
         check_distinct(rows, f"{source}: {machine}")
@@ -73,7 +81,11 @@ def audio_names(folder: Path) -> set[str]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder (--machines names those that are there)")
     with os.scandir(folder) as entries:
-        return {e.name for e in entries if e.name.lower().endswith(AUDIO_SUFFIXES) and not e.name.startswith(".")}
+        return {
+            e.name
+            for e in entries
+            if e.name.lower().endswith(AUDIO_SUFFIXES) and not e.name.startswith(".")
+        }
 
 
 def present_names(folder: Path, rows: list[Names]) -> dict[Names, str]:
@@ -84,8 +96,16 @@ def present_names(folder: Path, rows: list[Names]) -> dict[Names, str]:
     extra = sorted(present.difference(*(row.all for row in rows)))
     twice = [names for names in found.values() if len(names) > 1]
     problems = [
-        *([f"{len(missing)} of {len(rows)} clips are missing ({missing[0].bare})"] if missing else []),
-        *([f"{len(extra)} files have names that are not in the list ({extra[0]})"] if extra else []),
+        *(
+            [f"{len(missing)} of {len(rows)} clips are missing ({missing[0].bare})"]
+            if missing
+            else []
+        ),
+        *(
+            [f"{len(extra)} files have names that are not in the list ({extra[0]})"]
+            if extra
+            else []
+        ),
         *([f"a clip is there under two names ({' and '.join(twice[0])})"] if twice else []),
     ]
     if problems:
@@ -108,7 +128,11 @@ class Renaming:
 
     @property
     def steps(self) -> list[tuple[str, str]]:
-        return [(now, self.wanted(names)) for names, now in self.present.items() if now != self.wanted(names)]
+        return [
+            (now, self.wanted(names))
+            for names, now in self.present.items()
+            if now != self.wanted(names)
+        ]
 
     def run(self) -> None:
         """Journal first; undone clips are forgotten last."""
@@ -120,7 +144,9 @@ class Renaming:
             self.journal.unlink()
 
 
-def plan(machine: str, folder: Path, journal: Path, rows: list[Names] | None, undo: bool = False) -> Renaming:
+def plan(
+    machine: str, folder: Path, journal: Path, rows: list[Names] | None, undo: bool = False
+) -> Renaming:
     """Look at one machine and change nothing; InputError where list, journal and folder do not agree.
 
     rows: the official list; None: what the journal says.
@@ -129,7 +155,9 @@ def plan(machine: str, folder: Path, journal: Path, rows: list[Names] | None, un
     if recorded is not None:
         kept = {(names.bare, names.named) for names in recorded}
         if rows is not None and kept != {(row.bare, row.named) for row in rows}:
-            raise InputError(f"{journal}: this journal is of another list; --undo first; nothing was renamed")
+            raise InputError(
+                f"{journal}: this journal is of another list; --undo first; nothing was renamed"
+            )
         rows = rows or list(recorded)
     if rows is None:
         raise InputError(f"{journal}: no such journal, so there is nothing to undo for {machine}")
@@ -138,23 +166,37 @@ def plan(machine: str, folder: Path, journal: Path, rows: list[Names] | None, un
         sizes = {names.bare: size for names, size in recorded.items()}
         for names, name in present.items():
             if (found := (folder / name).stat().st_size) != sizes[names.bare]:
-                raise InputError(f"{folder / name}: {found} bytes, but {journal} recorded {sizes[names.bare]}: "
-                                 "another file has this name now; nothing was renamed")  # fmt: skip
+                raise InputError(
+                    f"{folder / name}: {found} bytes, but {journal} recorded {sizes[names.bare]}: "
+                    "another file has this name now; nothing was renamed"
+                )
     return Renaming(machine, folder, journal, present, undo)
 
 
 def write_journal(journal: Path, folder: Path, present: dict[Names, str]) -> None:
-    lines = [[n.bare, n.published, n.named, str((folder / now).stat().st_size)] for n, now in present.items()]
+    lines = [
+        [n.bare, n.published, n.named, str((folder / now).stat().st_size)]
+        for n, now in present.items()
+    ]
     write_text(journal, "".join(",".join(line) + "\n" for line in [JOURNAL_COLUMNS, *lines]))
 
 
 def read_journal(journal: Path) -> dict[Names, int]:
     """Names of a clip -> its size in bytes."""
-    head, *lines = [line.split(",") for line in journal.read_text(encoding="utf-8").splitlines()] or [[]]
-    rows = {Names(*line[:3]): int(line[3]) for line in lines if len(line) == 4 and line[3].isdigit()}
-    if head != JOURNAL_COLUMNS or not lines or len(rows) < len(lines) or any(
-        not is_bare(n.bare) or full_name(n.published) != n.named for n in rows
-    ):  # fmt: skip
-        raise InputError(f"{journal}: damaged, not a journal of renamed clips ({','.join(JOURNAL_COLUMNS)})")
+    head, *lines = [
+        line.split(",") for line in journal.read_text(encoding="utf-8").splitlines()
+    ] or [[]]
+    rows = {
+        Names(*line[:3]): int(line[3]) for line in lines if len(line) == 4 and line[3].isdigit()
+    }
+    if (
+        head != JOURNAL_COLUMNS
+        or not lines
+        or len(rows) < len(lines)
+        or any(not is_bare(n.bare) or full_name(n.published) != n.named for n in rows)
+    ):
+        raise InputError(
+            f"{journal}: damaged, not a journal of renamed clips ({','.join(JOURNAL_COLUMNS)})"
+        )
     check_distinct(list(rows), str(journal))
     return rows

@@ -23,13 +23,17 @@ def place(member: zipfile.ZipInfo, archive: Path) -> PurePosixPath | None:
     path = PurePosixPath(name)
     is_link = stat.S_ISLNK(member.external_attr >> 16)
     if path.is_absolute() or ".." in path.parts or re.search(r"[\\:\0]", name) or is_link:
-        raise InputError(f"{archive}: its member {name!r} would leave the folder; nothing was unpacked")
+        raise InputError(
+            f"{archive}: its member {name!r} would leave the folder; nothing was unpacked"
+        )
     if member.is_dir() or path.name.startswith(".") or "__MACOSX" in path.parts:
         return None
     for depth, part in enumerate(path.parts[:-1]):
         if part in FOLDERS:
             return PurePosixPath(*path.parts[depth:])
-    return PurePosixPath(path.name) if path.suffix == ".csv" else None  # attributes_00.csv lies beside the folders
+    return (
+        PurePosixPath(path.name) if path.suffix == ".csv" else None
+    )  # attributes_00.csv lies beside the folders
 
 
 def unpack(archive: Path, folder: Path, splits: tuple[str, ...]) -> None:
@@ -41,10 +45,16 @@ def unpack(archive: Path, folder: Path, splits: tuple[str, ...]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         with zipfile.ZipFile(archive) as file:
-            members = [(member, target) for member in file.infolist() if (target := place(member, archive))]
+            members = [
+                (member, target) for member in file.infolist() if (target := place(member, archive))
+            ]
             for split in splits:
-                if not any(target.parts[0] == split and is_audio(target.name) for _, target in members):
-                    raise InputError(f"{archive}: no clip of {split}/ in it, it begins {file.namelist()[:3]}")
+                if not any(
+                    target.parts[0] == split and is_audio(target.name) for _, target in members
+                ):
+                    raise InputError(
+                        f"{archive}: no clip of {split}/ in it, it begins {file.namelist()[:3]}"
+                    )
             size = sum(member.file_size for member, _ in members)
             folder.mkdir(parents=True, exist_ok=True)
             if size > (free := shutil.disk_usage(folder).free):
@@ -54,7 +64,9 @@ def unpack(archive: Path, folder: Path, splits: tuple[str, ...]) -> None:
                 (temporary / target).parent.mkdir(parents=True, exist_ok=True)
                 with file.open(member) as source, (temporary / target).open("wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
-        for path in sorted(temporary.iterdir(), key=lambda path: (path.name in splits, path.name == "test")):
+        for path in sorted(
+            temporary.iterdir(), key=lambda path: (path.name in splits, path.name == "test")
+        ):
             there = folder / path.name
             if path.is_file() or not there.is_dir() or not any(there.iterdir()):
                 path.replace(there)

@@ -15,17 +15,19 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pandas as pd
-from embed import choice, load_unlabeled, stored_key
 from joblib import Parallel, delayed
 from omegaconf import DictConfig, OmegaConf
 
-from settings import CONFIG_PATH, build, check_config, launch, tell_errors
+from embed import choice, load_unlabeled, stored_key
+from settings.build import CONFIG_PATH, build, launch, tell_errors
+from settings.check import check_config
 from unlabeledasd.clips import UNKNOWN
 from unlabeledasd.errors import InputError
-from unlabeledasd.labels import PseudoLabels, fingerprint, true_attributes
-from unlabeledasd.maps import draw_map
-from unlabeledasd.pseudolabels import DOMAINS, PseudoLabeler, agreement
-from unlabeledasd.runs import read_npz, write_csv, write_json, writing_alone
+from unlabeledasd.files import read_npz, write_csv, write_json
+from unlabeledasd.pseudo.cluster_map import draw_map
+from unlabeledasd.pseudo.clustering import DOMAINS, PseudoLabeler, agreement
+from unlabeledasd.pseudo.label_file import PseudoLabels, fingerprint, true_attributes
+from unlabeledasd.runs.folder import writing_alone
 
 DONE = "clusters.json"  # of a machine: written last, tells what its clusters were made from
 PACKAGES = ("umap-learn", "scikit-learn", "numpy")
@@ -37,7 +39,9 @@ def main(config: DictConfig) -> None:
     check_config(config)
     OmegaConf.resolve(config)
     if type(config.n_jobs) is not int or config.n_jobs == 0:
-        raise InputError(f"n_jobs={config.n_jobs}: a number of machines, or -1 for as many as there are cores")
+        raise InputError(
+            f"n_jobs={config.n_jobs}: a number of machines, or -1 for as many as there are cores"
+        )
     root, table, machines = load_unlabeled(config)
     with writing_alone(Path(config.folder), Path(config.folder) / "lock"):
         make_labels(config, root, table, machines)
@@ -47,14 +51,18 @@ def make_labels(config: DictConfig, root: Path, table: pd.DataFrame, machines: l
     """Write the files of every machine, report.csv and labels.json."""
     folder = Path(config.folder)
     clips = table[(table.split == "train") & table.machine.isin(machines)].reset_index(drop=True)
-    recordings = {machine: fingerprint(root, clips.path[clips.machine == machine]) for machine in machines}
+    recordings = {
+        machine: fingerprint(root, clips.path[clips.machine == machine]) for machine in machines
+    }
     lists = Path(config.data_dir) / config.dataset.name / "ground_truth"
     clips["true_attribute"] = true_attributes(clips, lists)
     if config.source.teacher or config.source.embedder:
         settings = describe(config)
         clips["cluster"] = clusters(config, root, table, clips, settings)
         names = clips.machine + "-" + clips.domain + "-" + clips.cluster.astype(str)
-        settings["weights"] = {m: stored_key(folder / m / "embedding_train.npz")["weights"] for m in machines}
+        settings["weights"] = {
+            m: stored_key(folder / m / "embedding_train.npz")["weights"] for m in machines
+        }
     else:
         require_truth(config, clips, lists)
         settings = {"bare_attribute": config.source.bare_attribute}
@@ -65,11 +73,15 @@ def make_labels(config: DictConfig, root: Path, table: pd.DataFrame, machines: l
     report = make_report(clips)
     write_csv(folder / "report.csv", report)
     labels = dict(zip(clips.path, names, strict=True))
-    PseudoLabels(config.dataset.name, config.source.name, settings, recordings, labels).save(folder / "labels.json")
+    PseudoLabels(config.dataset.name, config.source.name, settings, recordings, labels).save(
+        folder / "labels.json"
+    )
     print(report.to_string(index=False, na_rep="-", float_format="%.3f"))
     if report.ari.notna().any():
         mean = report[["ari", "nmi"]][report.domain == "source"].mean()
-        print(f"mean of the source domains: adjusted Rand index {mean.ari:.3f}, mutual information {mean.nmi:.3f}")
+        print(
+            f"mean of the source domains: adjusted Rand index {mean.ari:.3f}, mutual information {mean.nmi:.3f}"
+        )
     print(f"{len(set(names))} classes of {len(machines)} machines: {folder / 'labels.json'}")
 
 
@@ -90,7 +102,9 @@ def require_truth(config: DictConfig, clips: pd.DataFrame, lists: Path) -> None:
         )
 
 
-def clusters(config: DictConfig, root: Path, table: pd.DataFrame, clips: pd.DataFrame, settings: dict) -> np.ndarray:
+def clusters(
+    config: DictConfig, root: Path, table: pd.DataFrame, clips: pd.DataFrame, settings: dict
+) -> np.ndarray:
     """Cluster of every row of `clips` (N,), machine by machine, as many at a time as n_jobs."""
     jobs, files = [], []
     for machine, rows in clips.groupby("machine", sort=False):
@@ -101,8 +115,12 @@ def clusters(config: DictConfig, root: Path, table: pd.DataFrame, clips: pd.Data
             others = read_embeddings(config, root, folder, "test", test)
         digest = hashlib.sha256(embedding.tobytes())
         digest.update(b"" if others is None else others.tobytes())
-        key = {"clips": rows.path.tolist(), "true_attributes": rows.true_attribute.tolist(),
-               "embeddings": digest.hexdigest(), **settings}  # fmt: skip
+        key = {
+            "clips": rows.path.tolist(),
+            "true_attributes": rows.true_attribute.tolist(),
+            "embeddings": digest.hexdigest(),
+            **settings,
+        }
         files.append(folder / "clusters.csv")
         there = files[-1].is_file() and (folder / DONE).is_file()
         if there and json.loads((folder / DONE).read_text(encoding="utf-8")) == key:
@@ -117,9 +135,14 @@ def clusters(config: DictConfig, root: Path, table: pd.DataFrame, clips: pd.Data
     return pd.concat(map(pd.read_csv, files)).set_index("path").cluster.loc[clips.path].to_numpy()
 
 
-def read_embeddings(config: DictConfig, root: Path, folder: Path, split: str, paths: list[str]) -> np.ndarray:
+def read_embeddings(
+    config: DictConfig, root: Path, folder: Path, split: str, paths: list[str]
+) -> np.ndarray:
     """Embeddings (N, D) of the clips `paths`, as pseudoattr/embed.py left them."""
-    file, again = folder / f"embedding_{split}.npz", f"pseudoattr/embed.py source={choice('source')} makes them"
+    file, again = (
+        folder / f"embedding_{split}.npz",
+        f"pseudoattr/embed.py source={choice('source')} makes them",
+    )
     if (made_by := stored_key(file)) is None:
         raise InputError(f"{file}: no such embeddings; {again}")
     arrays = read_npz(file)
@@ -142,8 +165,15 @@ def cluster_machine(
     x, y = labeler.map_.T
     result = clips[["path", "domain", "true_attribute"]].assign(cluster=labeler.labels_, x=x, y=y)
     write_csv(folder / "clusters.csv", result)
-    curve = [(domain, n, value) for domain in DOMAINS for n, value in enumerate(labeler.criterion_[domain], start=1)]
-    write_csv(folder / "criterion.csv", pd.DataFrame(curve, columns=["domain", "n_components", labeler.criterion]))
+    curve = [
+        (domain, n, value)
+        for domain in DOMAINS
+        for n, value in enumerate(labeler.criterion_[domain], start=1)
+    ]
+    write_csv(
+        folder / "criterion.csv",
+        pd.DataFrame(curve, columns=["domain", "n_components", labeler.criterion]),
+    )
     draw_map(folder / "map.png", result, f"{folder.name}, {folder.parent.name}")
     write_json(folder / DONE, key)
     return folder.name

@@ -24,24 +24,22 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from run_settings import load_config, trained_extractor
-from settings import (
-    CONFIG_PATH,
-    build,
-    check_config,
-    launch,
-    pick_device,
-    quiet_lightning,
-    require_values,
-    tell_errors,
-    use_threads,
-)
+from settings.build import CONFIG_PATH, build, launch, tell_errors
+from settings.check import check_config, require_values
+from settings.kept import load_config, trained_extractor
+from settings.session import pick_device, quiet_lightning, use_threads
 from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError
-from unlabeledasd.labels import fingerprint, unlabeled_machines
-from unlabeledasd.runs import Run, read_npz, write_npz, writing_alone
+from unlabeledasd.files import read_npz, write_npz
+from unlabeledasd.pseudo.label_file import fingerprint, unlabeled_machines
+from unlabeledasd.runs.folder import Run, writing_alone
 
-RUN_SETTINGS = ("data.", "trainer.", "precision=", "threads=")  # of OVERRIDES, those that triplet models have too
+RUN_SETTINGS = (
+    "data.",
+    "trainer.",
+    "precision=",
+    "threads=",
+)  # of OVERRIDES, those that triplet models have too
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -51,12 +49,16 @@ def main(config: DictConfig) -> None:
     require_values(config)
     OmegaConf.resolve(config)
     if not config.source.teacher and not config.source.embedder:
-        raise InputError(f"source={config.source.name}: has no embeddings; only pseudoattr/cluster.py makes its labels")
+        raise InputError(
+            f"source={config.source.name}: has no embeddings; only pseudoattr/cluster.py makes its labels"
+        )
     root, table, machines = load_unlabeled(config)
     weights = {machine: weights_of(config, machine) for machine in machines}
     for file in dict.fromkeys(weights.values()):
         if config.source.teacher and not file.is_file():
-            make_teacher(config, next(machine for machine in machines if weights[machine] == file), file)
+            make_teacher(
+                config, next(machine for machine in machines if weights[machine] == file), file
+            )
     with writing_alone(Path(config.folder), Path(config.folder) / "lock"):
         embed_missing(config, root, table, weights)
 
@@ -75,7 +77,9 @@ def embed_missing(config: DictConfig, root: Path, table, weights: dict[str, Path
     if todo:
         check_config(config)
         embed(config, root, todo, weights)
-    print(f"{config.source.name}: {len(weights)} machines embedded, {len(todo)} files written to {config.folder}")
+    print(
+        f"{config.source.name}: {len(weights)} machines embedded, {len(todo)} files written to {config.folder}"
+    )
 
 
 def load_unlabeled(config: DictConfig):
@@ -107,13 +111,23 @@ def how(config: DictConfig) -> dict:
     if teacher := config.source.teacher:
         settings = {"unit_norm": teacher.unit_norm}
     else:
-        settings = {key: value for key, value in config.source.embedder.items() if key not in ("weights", "md5")}
+        settings = {
+            key: value
+            for key, value in config.source.embedder.items()
+            if key not in ("weights", "md5")
+        }
     return {**settings, "channel": config.dataset.channel}
 
 
 def quoted(key: str, value: str) -> str:
     """key=value, in quotes for Hydra's parser, unless the value is a plain word or path (as jobs/exp/common.sh)."""
-    if re.fullmatch(r"[A-Za-z/._][\w/.-]*", value, re.ASCII) and value not in ("null", "true", "false", "nan", "inf"):
+    if re.fullmatch(r"[A-Za-z/._][\w/.-]*", value, re.ASCII) and value not in (
+        "null",
+        "true",
+        "false",
+        "nan",
+        "inf",
+    ):
         return f"{key}={value}"
     value = value.replace("'", "\\'").replace("${", "\\${")
     return f"{key}='{value}'"
@@ -142,24 +156,39 @@ def make_teacher(config: DictConfig, machine: str, checkpoint: Path) -> None:
     """Train the teacher whose checkpoint is missing, or say how."""
     teacher, run = config.source.teacher, Run(checkpoint.parents[2])
     if run.is_done:
-        raise InputError(f"{checkpoint}: not kept; the run has epochs {run.epochs}: source.teacher.epoch=EPOCH")
+        raise InputError(
+            f"{checkpoint}: not kept; the run has epochs {run.epochs}: source.teacher.epoch=EPOCH"
+        )
     if run.all.is_dir():
         with run.claim():  # RunHeld, where another process trains it at this moment
             pass
     # as in jobs/exp/common.sh: these settings go to teachers of every kind, the others to src/train.py alone
     overrides = os.environ.get("OVERRIDES", "").split()
     if teacher.script != "src/train.py":
-        overrides = [override for override in overrides if override.lstrip("+").startswith(RUN_SETTINGS)]
+        overrides = [
+            override for override in overrides if override.lstrip("+").startswith(RUN_SETTINGS)
+        ]
     command = [
-        "python", teacher.script, *(given for given in HydraConfig.get().overrides.task if given.startswith("dataset")),
-        *(quoted(key, value.replace("<machine>", machine)) for key, value in teacher.settings.items()),
-        f"seed={config.seed}", quoted("data_dir", config.data_dir), quoted("results_dir", config.results_dir),
+        "python",
+        teacher.script,
+        *(given for given in HydraConfig.get().overrides.task if given.startswith("dataset")),
+        *(
+            quoted(key, value.replace("<machine>", machine))
+            for key, value in teacher.settings.items()
+        ),
+        f"seed={config.seed}",
+        quoted("data_dir", config.data_dir),
+        quoted("results_dir", config.results_dir),
         *(override for override in overrides if not override.startswith("dataset.")),
-    ]  # fmt: skip
+    ]
     if not config.train_missing:
-        raise InputError(f"{run.folder}: teacher of {machine} is missing; TRAIN_MISSING=1, or: {shlex.join(command)}")
+        raise InputError(
+            f"{run.folder}: teacher of {machine} is missing; TRAIN_MISSING=1, or: {shlex.join(command)}"
+        )
     print(shlex.join(command), flush=True)
-    if status := subprocess.run([sys.executable, REPOSITORY / teacher.script, *command[2:]], check=False).returncode:
+    if status := subprocess.run(
+        [sys.executable, REPOSITORY / teacher.script, *command[2:]], check=False
+    ).returncode:
         sys.exit(status)
 
 
@@ -169,26 +198,43 @@ def embed(config: DictConfig, root: Path, todo: list, weights: dict[str, Path]) 
 
     quiet_lightning()
     dataset = config.dataset
-    check_clips(root, [path for _, paths, *_ in todo for path in paths], dataset.sample_rate, dataset.channel)
+    check_clips(
+        root,
+        [path for _, paths, *_ in todo for path in paths],
+        dataset.sample_rate,
+        dataset.channel,
+    )
     device = pick_device(config.accelerator)
     embedder = lru_cache(1)(lambda file: make_embedder(config, file))
     for machine, paths, file, made_by in todo:
         embedding = embedder(weights[machine]).embed(root, paths, dataset.channel, device)
         # labels of other embeddings than those beside them are not to be taken for these
         (Path(config.folder) / "labels.json").unlink(missing_ok=True)
-        write_npz(file, {"paths": np.array(paths), "embedding": embedding, "made_by": np.array(json.dumps(made_by))})
+        write_npz(
+            file,
+            {
+                "paths": np.array(paths),
+                "embedding": embedding,
+                "made_by": np.array(json.dumps(made_by)),
+            },
+        )
         print(f"{machine}: {len(paths)} clips embedded", flush=True)
 
 
 def make_embedder(config: DictConfig, weights: Path):
     if config.source.embedder:
         return build(config.source.embedder)
-    from unlabeledasd.embedders import OwnModel
+    from unlabeledasd.pseudo.embedders import OwnModel
 
     run = Run(weights.parents[2])
     trained = load_config(run)
     use_threads(trained.threads)
-    return OwnModel(trained_extractor(run), weights, config.source.teacher.unit_norm, precision=trained.precision)
+    return OwnModel(
+        trained_extractor(run),
+        weights,
+        config.source.teacher.unit_norm,
+        precision=trained.precision,
+    )
 
 
 if __name__ == "__main__":

@@ -14,22 +14,13 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from run_settings import load_config, trained_extractor
-from settings import (
-    CONFIG_PATH,
-    build,
-    check_config,
-    check_precision,
-    launch,
-    load_clips,
-    pick_device,
-    quiet_lightning,
-    require_values,
-    tell_errors,
-    use_threads,
-)
+from settings.build import CONFIG_PATH, build, launch, tell_errors
+from settings.check import check_config, require_values
+from settings.kept import load_config, trained_extractor
+from settings.session import check_precision, load_clips, pick_device, quiet_lightning, use_threads
 from unlabeledasd.errors import InputError
-from unlabeledasd.runs import Run, version_name, write_text
+from unlabeledasd.files import write_text
+from unlabeledasd.runs.folder import Run, version_name
 
 
 @hydra.main(config_path=CONFIG_PATH, config_name="infer", version_base="1.3")
@@ -38,7 +29,9 @@ def main(config: DictConfig) -> None:
     require_values(config)
     run = Run(config.run)
     if not run.is_done:
-        raise InputError(f"run={run.folder}: no finished run there; src/train.py makes and finishes runs")
+        raise InputError(
+            f"run={run.folder}: no finished run there; src/train.py makes and finishes runs"
+        )
     check_config(config)
     OmegaConf.resolve(config)
     with run.claim():
@@ -47,7 +40,8 @@ def main(config: DictConfig) -> None:
 
 def infer(config: DictConfig, run: Run) -> None:
     quiet_lightning()
-    from unlabeledasd import evaluation
+    from unlabeledasd import evaluation, results
+    from unlabeledasd.runs.checkpoints import load_extractor
 
     trained = load_config(run)
     name, epochs = str(config.name), config.epochs or trained.score_epochs
@@ -62,7 +56,9 @@ def infer(config: DictConfig, run: Run) -> None:
     if "/" in name or name.startswith("epoch"):
         raise InputError(f"name={name}: a plain folder name that does not begin with 'epoch'")
     if record.is_file() and record.read_text(encoding="utf-8") != text:
-        raise InputError(f"name={name}: {record} tells of other settings under this name; choose another")
+        raise InputError(
+            f"name={name}: {record} tells of other settings under this name; choose another"
+        )
 
     check_precision(precision := config.precision or trained.precision)
     use_threads(trained.threads)
@@ -73,18 +69,27 @@ def infer(config: DictConfig, run: Run) -> None:
     device = pick_device(config.accelerator)
     for epoch in epochs:
         stem = version_name([epoch])
-        extractor = evaluation.load_extractor(trained_extractor(run), run.checkpoint(epoch))
-        embeddings = evaluation.embed(extractor, root, table.path.tolist(), dataset.channel, device=device,
-                                      num_workers=config.num_workers, description=f"epoch {epoch}",
-                                      precision=precision)  # fmt: skip
+        extractor = load_extractor(trained_extractor(run), run.checkpoint(epoch))
+        embeddings = evaluation.embed(
+            extractor,
+            root,
+            table.path.tolist(),
+            dataset.channel,
+            device=device,
+            num_workers=config.num_workers,
+            description=f"epoch {epoch}",
+            precision=precision,
+        )
         scorers = [build(node) for node in config.scorer.values()]
-        evaluation.score_machines(run, name, stem, table, embeddings, scorers, stored=run.scorers(stem))
+        evaluation.score_machines(
+            run, name, stem, table, embeddings, scorers, stored=run.scorers(stem)
+        )
     stem = version_name(epochs)
     if len(epochs) > 1:
         sources = [(name, version_name([epoch])) for epoch in epochs]
-        stem = evaluation.ENSEMBLE
-        evaluation.average_scores(run, sources, name, scorers[0].column)
-    print(evaluation.report(run, name, stem, table.machine.unique()))
+        stem = results.ENSEMBLE
+        results.average_scores(run, sources, name, scorers[0].column)
+    print(results.report(run, name, stem, table.machine.unique()))
 
 
 if __name__ == "__main__":

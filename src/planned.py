@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dataset_facts import hidden_machines, load_dataset
+from settings.datasets import hidden_machines, load_dataset
 from unlabeledasd.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -32,7 +32,9 @@ class Planned:
     @property
     def title(self) -> str:
         """Of its row in a table over seeds."""
-        return {"labels": f"labels from {self.method}", "triplet": "triplet models"}.get(self.kind, self.method)
+        return {"labels": f"labels from {self.method}", "triplet": "triplet models"}.get(
+            self.kind, self.method
+        )
 
     @property
     def name(self) -> str:
@@ -63,7 +65,11 @@ class Settings:
             given.get("DATA_DIR", ""),
             Path(given.get("RESULTS_DIR") or REPOSITORY / "results/exp"),
             Path(given.get("LABEL_DIR") or REPOSITORY / "pseudoattr/label"),
-            {name: given[name] for name in ("RESULTS_DIR", "LABEL_DIR", "LAUNCHER", "OVERRIDES") if given.get(name)},
+            {
+                name: given[name]
+                for name in ("RESULTS_DIR", "LABEL_DIR", "LAUNCHER", "OVERRIDES")
+                if given.get(name)
+            },
         )
 
     def run(self, experiment: str, kind: str, dataset: str, method: str, seed: str) -> Planned:
@@ -71,7 +77,9 @@ class Settings:
         stem = f"triplet_{method}" if kind == "triplet" else method
         folder = self.results_dir / dataset.removeprefix("folder:") / f"{stem}_{seed}"
         machine = method if kind == "triplet" else ""
-        return Planned(experiment, kind, dataset, "triplet" if machine else method, seed, folder, machine)
+        return Planned(
+            experiment, kind, dataset, "triplet" if machine else method, seed, folder, machine
+        )
 
 
 def plan(experiments: list[str], settings: Settings) -> list[Planned]:
@@ -82,7 +90,11 @@ def plan(experiments: list[str], settings: Settings) -> list[Planned]:
     if settings.methods and not experiments:  # exp2 takes any method that needs no labels
         pseudo = [method for method in settings.methods if method.startswith("pattr_")]
         others = [method for method in settings.methods if method not in pseudo]
-        wanted = {name: replace(settings, methods=m) for name, m in (("exp2", others), ("exp3", pseudo)) if m}
+        wanted = {
+            name: replace(settings, methods=m)
+            for name, m in (("exp2", others), ("exp3", pseudo))
+            if m
+        }
     unique: dict[tuple, Planned] = {}
     for item in (item for name, of in wanted.items() for item in PLANS[name](name, of)):
         unique.setdefault((item.experiment, item.folder), item)
@@ -91,15 +103,30 @@ def plan(experiments: list[str], settings: Settings) -> list[Planned]:
 
 def from_script(experiment: str, settings: Settings) -> list[Planned]:
     """What a job script with one loop plans, asked of the script itself."""
-    environment = {"DATASETS": settings.datasets, "METHODS": settings.methods, "SEEDS": settings.seeds}
+    environment = {
+        "DATASETS": settings.datasets,
+        "METHODS": settings.methods,
+        "SEEDS": settings.seeds,
+    }
     listed = subprocess.run(
-        [REPOSITORY / f"jobs/exp/{experiment}.sh"], check=False, stdout=subprocess.PIPE, text=True,
-        env={**os.environ, **{name: " ".join(words) for name, words in environment.items()}, "LAUNCHER": "local",
-             "OVERRIDES": "", "LIST_RUNS": "1", "DRY_RUN": "1"},
-    )  # fmt: skip
+        [REPOSITORY / f"jobs/exp/{experiment}.sh"],
+        check=False,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            **{name: " ".join(words) for name, words in environment.items()},
+            "LAUNCHER": "local",
+            "OVERRIDES": "",
+            "LIST_RUNS": "1",
+            "DRY_RUN": "1",
+        },
+    )
     if listed.returncode:
         sys.exit(listed.returncode)  # the script has told why
-    return [settings.run(experiment, "run", *line.split("\t")) for line in listed.stdout.splitlines()]
+    return [
+        settings.run(experiment, "run", *line.split("\t")) for line in listed.stdout.splitlines()
+    ]
 
 
 def table3(experiment: str, settings: Settings) -> list[Planned]:
@@ -108,21 +135,32 @@ def table3(experiment: str, settings: Settings) -> list[Planned]:
     for dataset in settings.datasets:
         facts = load_dataset(dataset)
         methods = settings.methods or list(facts.experiment3)
-        sources = list(dict.fromkeys(source for method in methods if (source := label_source(method))))
+        sources = list(
+            dict.fromkeys(source for method in methods if (source := label_source(method)))
+        )
         if "class" in sources:
-            teachers += [settings.run(experiment, "run", dataset, facts.teacher, seed) for seed in settings.seeds]
+            teachers += [
+                settings.run(experiment, "run", dataset, facts.teacher, seed)
+                for seed in settings.seeds
+            ]
         if "triplet" in sources:
             machines = machines_of_triplets(dataset, facts, settings)
-            teachers += [settings.run(experiment, "triplet", dataset, machine, seed)
-                         for machine in machines for seed in settings.seeds]  # fmt: skip
+            teachers += [
+                settings.run(experiment, "triplet", dataset, machine, seed)
+                for machine in machines
+                for seed in settings.seeds
+            ]
         for source in sources:
             if source == "gt" and "gt" not in map(label_source, facts.experiment3):
                 continue  # its attributes are not hidden
             for seed in settings.seeds if source in SEEDED else [""]:
                 folder = settings.label_dir / facts.name / (f"{source}_{seed}" if seed else source)
                 labels.append(Planned(experiment, "labels", dataset, source, seed, folder))
-        students += [settings.run(experiment, "run", dataset, method, seed)
-                     for seed in settings.seeds for method in methods]  # fmt: skip
+        students += [
+            settings.run(experiment, "run", dataset, method, seed)
+            for seed in settings.seeds
+            for method in methods
+        ]
     return [*teachers, *labels, *students]
 
 
@@ -140,9 +178,16 @@ def machines_of_triplets(dataset: str, facts: DictConfig, settings: Settings) ->
         return hidden_machines(facts, Path(settings.data_dir))
     except (InputError, OSError):
         folders = settings.run("", "triplet", dataset, "*", "*").folder
-        return sorted({path.name[len("triplet_") :].rpartition("_")[0] for path in folders.parent.glob(folders.name)})
+        return sorted(
+            {
+                path.name[len("triplet_") :].rpartition("_")[0]
+                for path in folders.parent.glob(folders.name)
+            }
+        )
 
 
 PLANS: dict[str, Callable[[str, Settings], list[Planned]]] = {
-    "exp1": from_script, "exp2": from_script, "exp3": table3
-}  # fmt: skip
+    "exp1": from_script,
+    "exp2": from_script,
+    "exp3": table3,
+}

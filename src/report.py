@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from grid import differences, make_table, single_epochs, what_is_missing, without_figures
+from reporting.grid import differences, make_table, single_epochs, what_is_missing, without_figures
+from reporting.tables import latex, markdown
 from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.runs import write_csv, write_text
-from unlabeledasd.tables import latex, markdown
+from unlabeledasd.files import write_csv, write_text
 
 KEY = ["dataset", "method", "machines"]
 
@@ -37,7 +37,9 @@ def difference_cell(row: pd.Series) -> str:
     return "{} [{}, {}]".format(*values)
 
 
-def arrange(table: pd.DataFrame, cells: pd.Series, values: pd.Series) -> tuple[pd.DataFrame, pd.DataFrame]:
+def arrange(
+    table: pd.DataFrame, cells: pd.Series, values: pd.Series
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Methods down, datasets and sets of machines across -> (cells, whether it has the greatest value of several).
 
     A set without any value is left out, but for all machines.
@@ -46,12 +48,17 @@ def arrange(table: pd.DataFrame, cells: pd.Series, values: pd.Series) -> tuple[p
     empty = table.groupby("column").value.transform("count") == 0
     shown = table[~empty | (table.machines == "all")]
     order = (shown.method.unique(), shown.column.unique())
-    wide = {n: shown.pivot(index="method", columns="column", values=n).loc[order] for n in ("cell", "value")}
+    wide = {
+        n: shown.pivot(index="method", columns="column", values=n).loc[order]
+        for n in ("cell", "value")
+    }
     best = (wide["value"] == wide["value"].max()) & (wide["value"].count() > 1)
     return wide["cell"].fillna("").rename_axis(columns=None), best
 
 
-def sections(table: pd.DataFrame, deltas: pd.DataFrame | None, arguments: argparse.Namespace) -> list[tuple]:
+def sections(
+    table: pd.DataFrame, deltas: pd.DataFrame | None, arguments: argparse.Namespace
+) -> list[tuple]:
     """(title, cells, best) of every table that is written, the most important first."""
     made = []
     for version in table.version.unique():
@@ -60,8 +67,10 @@ def sections(table: pd.DataFrame, deltas: pd.DataFrame | None, arguments: argpar
         made.append((title, *arrange(part, part.apply(score_cell, axis=1), part["mean"])))
     if deltas is not None:
         cells, best = arrange(deltas, deltas.apply(difference_cell, axis=1), deltas.difference)
-        title = (f"Difference to {arguments.baseline} in percent points, mean over seeds, with the 95 % interval of a "
-                 f"paired bootstrap over {arguments.resample} ({arguments.version})")  # fmt: skip
+        title = (
+            f"Difference to {arguments.baseline} in percent points, mean over seeds, with the 95 % interval of a "
+            f"paired bootstrap over {arguments.resample} ({arguments.version})"
+        )
         made.insert(1, (title, cells, best & False))
     return made
 
@@ -75,10 +84,15 @@ def write_report(arguments: argparse.Namespace) -> None:
         deltas = differences(*where, arguments.version, arguments.baseline, arguments.resample)
         deltas["version"] = arguments.version
         if deltas.empty:
-            deltas, notes = None, f"\nNo differences: no seed has scores of {arguments.baseline} and another method\n"
+            deltas, notes = (
+                None,
+                f"\nNo differences: no seed has scores of {arguments.baseline} and another method\n",
+            )
     parts = sections(table, deltas, arguments)
     if missing := what_is_missing(*where):
-        notes += "\n".join(["\nMissing runs are made by\n", *(f"    {command}" for command in missing), ""])
+        notes += "\n".join(
+            ["\nMissing runs are made by\n", *(f"    {command}" for command in missing), ""]
+        )
     if empty := without_figures(*where, arguments.version):
         advice = "Where test clips lack ground truth: preprocess/add_gt_info.sh, src/infer.py run=RUN name=figures, and"
         notes += "\n".join(["", *empty, f"{advice} --version figures here", ""])
@@ -88,10 +102,13 @@ def write_report(arguments: argparse.Namespace) -> None:
     csv = table if deltas is None else table.merge(deltas, how="left", on=["version", *KEY])
     write_csv(stem.with_name(f"{arguments.name}.csv"), csv)
     write_text(stem.with_name(f"{arguments.name}.md"), "\n".join(texts) + notes)
-    write_text(stem.with_name(f"{arguments.name}.tex"), "\n".join(latex(c, b, title) for title, c, b in parts))
+    write_text(
+        stem.with_name(f"{arguments.name}.tex"),
+        "\n".join(latex(c, b, title) for title, c, b in parts),
+    )
     kinds = "csv, .md, .tex"
     if arguments.html:
-        from page import write_page  # needs audio and pictures
+        from reporting.page import write_page
 
         write_page(stem.with_name(f"{arguments.name}.html"), parts, notes, arguments)
         kinds += ", .html"
@@ -99,24 +116,40 @@ def write_report(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--datasets", nargs="+", required=True)
     parser.add_argument("--methods", nargs="+", required=True)
     parser.add_argument("--seeds", nargs="+", type=int, required=True)
     parser.add_argument("--results-dir", type=Path, default=Path("results/exp"))
-    parser.add_argument("--version", default="epoch_12_14_16", help="which scores (default: %(default)s)")
-    parser.add_argument("--name", default="table", help="of the files written (default: %(default)s)")
-    parser.add_argument("--baseline", metavar="METHOD", help="the method that differences are taken to")
-    parser.add_argument("--resample", choices=["clips", "seeds"], default="clips", help="(default: %(default)s)")
+    parser.add_argument(
+        "--version", default="epoch_12_14_16", help="which scores (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--name", default="table", help="of the files written (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--baseline", metavar="METHOD", help="the method that differences are taken to"
+    )
+    parser.add_argument(
+        "--resample", choices=["clips", "seeds"], default="clips", help="(default: %(default)s)"
+    )
     parser.add_argument("--html", action="store_true", help="write the page too")
-    parser.add_argument("--clips", type=int, default=3, help="on the page, of each machine and method (%(default)s)")
-    parser.add_argument("--data-dir", type=Path, help="where these clips are, if not where the runs found them")
+    parser.add_argument(
+        "--clips", type=int, default=3, help="on the page, of each machine and method (%(default)s)"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, help="where these clips are, if not where the runs found them"
+    )
     arguments = parser.parse_args()
     for name in ("datasets", "methods", "seeds"):
         setattr(arguments, name, list(dict.fromkeys(getattr(arguments, name))))
     with one_line_errors(OSError):
         if arguments.baseline and arguments.baseline not in arguments.methods:
-            raise InputError(f"--baseline {arguments.baseline}: not among --methods {' '.join(arguments.methods)}")
+            raise InputError(
+                f"--baseline {arguments.baseline}: not among --methods {' '.join(arguments.methods)}"
+            )
         write_report(arguments)
 
 

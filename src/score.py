@@ -31,11 +31,20 @@ import numpy as np
 from tqdm import tqdm
 
 from unlabeledasd.decisions import THRESHOLDS
+from unlabeledasd.detection.recordings import SUFFIXES, audio_files
 from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.recordings import SUFFIXES, audio_files
 
-FIELDS = ("clip", "machine", "score", "percentile", "threshold", "decision",
-          "windows", "windows_above", "worst_start_s")  # fmt: skip
+FIELDS = (
+    "clip",
+    "machine",
+    "score",
+    "percentile",
+    "threshold",
+    "decision",
+    "windows",
+    "windows_above",
+    "worst_start_s",
+)
 POLL_SECONDS = 0.5
 
 
@@ -44,7 +53,9 @@ def machine_of(path: Path, machines: list[str]) -> str:
     places = (Path(os.path.abspath(path)), path.resolve())  # noqa: PTH100  as it is called, then where links lead
     named = [part for place in places for part in reversed(place.parts[:-1]) if part in machines]
     if not named and len(machines) > 1:
-        raise InputError(f"{path}: no folder of it is named as a machine; --machine takes {' '.join(machines)}")
+        raise InputError(
+            f"{path}: no folder of it is named as a machine; --machine takes {' '.join(machines)}"
+        )
     return (named or machines)[0]
 
 
@@ -72,7 +83,9 @@ def refer_to(detector, recordings: list[Path], options: argparse.Namespace) -> N
     scores: dict[str, list[float]] = {}
     for path in tqdm(recordings, desc="normal", unit="clip", leave=False, disable=None):
         machine = options.machine or machine_of(path, list(detector.machines))
-        scores.setdefault(machine, []).append(detector.curve(path, machine, options.hop, options.channel).score.mean())
+        scores.setdefault(machine, []).append(
+            detector.curve(path, machine, options.hop, options.channel).score.mean()
+        )
     if not scores:
         raise InputError(f"--normal {options.normal}: no recording in it ({' '.join(SUFFIXES)})")
     for machine, values in scores.items():
@@ -90,7 +103,17 @@ def judge(detector, path: Path, options: argparse.Namespace) -> dict:
     if options.curves:
         write_curve(curve_file(path, machine, options), curve, threshold, options.pictures)
     percent = float(detector.percentile(machine, score))
-    values = [str(path), machine, score, percent, threshold, decision, len(curve), int(above.sum()), worst.start_s]
+    values = [
+        str(path),
+        machine,
+        score,
+        percent,
+        threshold,
+        decision,
+        len(curve),
+        int(above.sum()),
+        worst.start_s,
+    ]
     return {
         name: None if isinstance(value, float) and isnan(value) else value
         for name, value in zip(FIELDS, values, strict=True)
@@ -99,13 +122,14 @@ def judge(detector, path: Path, options: argparse.Namespace) -> dict:
 
 def curve_file(path: Path, machine: str, options: argparse.Namespace) -> Path:
     """In subfolders like those that the recordings lie in, so that equal names in two of them stay apart."""
-    tops = [os.path.abspath(given if given.is_dir() else given.parent) for given in options.recordings]  # noqa: PTH100
+    folders = [given if given.is_dir() else given.parent for given in options.recordings]
+    tops = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
     place = Path(os.path.relpath(path, os.path.commonpath(tops)))
     return options.curves / place.with_name(f"{machine}_{path.stem}.csv")
 
 
 def write_curve(file: Path, curve, threshold: float, picture: bool) -> None:
-    from unlabeledasd.runs import replacing, write_csv
+    from unlabeledasd.files import replacing, write_csv
 
     write_csv(file, curve)
     if picture:
@@ -143,21 +167,47 @@ def csv_line(values: Iterable) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="results/exp/<dataset>/<method>_<seed>, or an exported folder")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "run", type=Path, help="results/exp/<dataset>/<method>_<seed>, or an exported folder"
+    )
     parser.add_argument("recordings", nargs="+", type=Path, metavar="CLIP_OR_FOLDER")
     parser.add_argument("--machine", help="what the recordings are of")
-    parser.add_argument("--channel", type=int, help="counted from 0 (that of the run; without one the mean of all)")
-    parser.add_argument("--hop", type=float, metavar="SECONDS", help="between windows (half a window)")
-    parser.add_argument("--threshold", choices=THRESHOLDS, default="gamma", help="how (default: %(default)s)")
-    parser.add_argument("--quantile", type=float, default=0.9, help="of normal scores (default: %(default)s)")
-    parser.add_argument("--normal", type=Path, metavar="FOLDER", help="normal recordings to take both from instead")
+    parser.add_argument(
+        "--channel", type=int, help="counted from 0 (that of the run; without one the mean of all)"
+    )
+    parser.add_argument(
+        "--hop", type=float, metavar="SECONDS", help="between windows (half a window)"
+    )
+    parser.add_argument(
+        "--threshold", choices=THRESHOLDS, default="gamma", help="how (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--quantile", type=float, default=0.9, help="of normal scores (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--normal", type=Path, metavar="FOLDER", help="normal recordings to take both from instead"
+    )
     parser.add_argument("--format", choices=["text", "csv", "jsonl"], default="text")
-    parser.add_argument("--curves", type=Path, metavar="FOLDER", help="write the score over time of each there, as CSV")
+    parser.add_argument(
+        "--curves",
+        type=Path,
+        metavar="FOLDER",
+        help="write the score over time of each there, as CSV",
+    )
     parser.add_argument("--pictures", action="store_true", help="with --curves: as PNG too")
-    parser.add_argument("--watch", action="store_true", help="then follow the folder; Ctrl-C ends it")
-    parser.add_argument("--settle", type=float, default=2, metavar="SECONDS",
-                        help="with --watch: how long a file has been left alone (default: %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--watch", action="store_true", help="then follow the folder; Ctrl-C ends it"
+    )
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=2,
+        metavar="SECONDS",
+        help="with --watch: how long a file has been left alone (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     with one_line_errors(OSError):
         sys.exit(run(options))
@@ -172,20 +222,31 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--watch: one folder, not {' '.join(map(str, options.recordings))}")
     if not 0 < options.quantile < 1:
         raise InputError(f"--quantile {options.quantile}: between 0 and 1")
-    from detectors import load_detector  # slow to import, so after what can be told before
+    from unlabeledasd.detection.loading import load_detector
 
     detector = load_detector(options.run)
     if options.machine and options.machine not in detector.machines:
-        raise InputError(f"--machine {options.machine}: unknown; the run has {' '.join(detector.machines)}")
-    if options.hop is not None and not 0 < round(options.hop * detector.sample_rate) <= detector.n_samples:
+        raise InputError(
+            f"--machine {options.machine}: unknown; the run has {' '.join(detector.machines)}"
+        )
+    if (
+        options.hop is not None
+        and not 0 < round(options.hop * detector.sample_rate) <= detector.n_samples
+    ):
         window = detector.n_samples / detector.sample_rate
-        raise InputError(f"--hop {options.hop}: more than 0 and at most {window:g} s, the length of a window")
+        raise InputError(
+            f"--hop {options.hop}: more than 0 and at most {window:g} s, the length of a window"
+        )
     if options.normal:
         refer_to(detector, audio_files(options.normal), options)
     if options.watch:
         clips = settled(options.recordings[0], options.settle)
     else:
-        clips = [clip for path in options.recordings for clip in (audio_files(path) if path.is_dir() else [path])]
+        clips = [
+            clip
+            for path in options.recordings
+            for clip in (audio_files(path) if path.is_dir() else [path])
+        ]
         if not clips:
             folders = " ".join(map(str, options.recordings))
             raise InputError(f"{folders}: no recording in it ({' '.join(SUFFIXES)})")

@@ -1,6 +1,6 @@
 """How far the experiments are, from the folders of their runs; jobs/status.sh --help tells the settings.
 
-  python src/status.py [exp1] [exp2] [exp3] [--watch [SECONDS]] [--json]
+python src/status.py [exp1] [exp2] [exp3] [--watch [SECONDS]] [--json]
 """
 
 import argparse
@@ -16,14 +16,16 @@ from shlex import quote
 
 from planned import Planned, Settings, plan
 from unlabeledasd.errors import one_line_errors
-from unlabeledasd.progress import STATES, State, duration, labels_state, run_state
+from unlabeledasd.runs.state import STATES, State, duration, labels_state, run_state
 
 
 def look_at(planned: list[Planned]) -> list[tuple[Planned, State]]:
     states: dict[Path, State] = {}  # a teacher may belong to two experiments
     for item in planned:
         if item.folder not in states:
-            states[item.folder] = (labels_state if item.kind == "labels" else run_state)(item.folder)
+            states[item.folder] = (labels_state if item.kind == "labels" else run_state)(
+                item.folder
+            )
     return [(item, states[item.folder]) for item in planned]
 
 
@@ -33,7 +35,9 @@ def table(found: list[tuple[Planned, State]]) -> list[str]:
     for item, state in found:
         rows.setdefault((item.experiment, item.dataset, item.title), Counter())[state.state] += 1
     cells = [("", "dataset", "method", *STATES)]
-    cells += [(*key, *(str(counts[name] or ".") for name in STATES)) for key, counts in rows.items()]
+    cells += [
+        (*key, *(str(counts[name] or ".") for name in STATES)) for key, counts in rows.items()
+    ]
     total = Counter({item.folder: state.state for item, state in found}.values())
     cells.append(("all", "", "", *(str(total[name] or ".") for name in STATES)))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -50,8 +54,14 @@ def running_lines(found: list[tuple[Planned, State]]) -> list[str]:
     for item, state in found:
         holder = state.holder or {}
         where = f"host {holder.get('host', 'unknown')}, process {holder.get('pid', 'unknown')}"
-        left = "" if state.seconds_left is None else f", about {duration(state.seconds_left)} of training left"
-        lines.append(f"{item.name}: {state.doing}{left} ({where}, since {holder.get('since', 'just now')})")
+        left = (
+            ""
+            if state.seconds_left is None
+            else f", about {duration(state.seconds_left)} of training left"
+        )
+        lines.append(
+            f"{item.name}: {state.doing}{left} ({where}, since {holder.get('since', 'just now')})"
+        )
     return lines
 
 
@@ -93,8 +103,14 @@ def command(items: list[Planned], settings: Settings) -> str:
     seeds = list(dict.fromkeys(item.seed for item in items if item.seed))
     if seeds:
         given["SEEDS"] = " ".join(seeds)
-    words = [f"{name}={value if value.startswith('<') else quote(value)}" for name, value in
-             {"DATA_DIR": settings.data_dir or "<data_dir>", **settings.others, **given}.items()]  # fmt: skip
+    words = [
+        f"{name}={value if value.startswith('<') else quote(value)}"
+        for name, value in {
+            "DATA_DIR": settings.data_dir or "<data_dir>",
+            **settings.others,
+            **given,
+        }.items()
+    ]
     return " ".join([*words, script])
 
 
@@ -114,7 +130,11 @@ def text(found: list[tuple[Planned, State]], settings: Settings) -> str:
 
 
 def as_json(found: list[tuple[Planned, State]]) -> str:
-    return json.dumps([{**asdict(item), **asdict(state)} for item, state in found], default=str, ensure_ascii=False)
+    return json.dumps(
+        [{**asdict(item), **asdict(state)} for item, state in found],
+        default=str,
+        ensure_ascii=False,
+    )
 
 
 def seconds(word: str) -> float:
@@ -124,9 +144,23 @@ def seconds(word: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="exp1, exp2, exp3 (default: all of them)")
-    parser.add_argument("--watch", nargs="?", type=seconds, const=10.0, metavar="SECONDS", help="look again and again")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "experiments",
+        nargs="*",
+        metavar="EXPERIMENT",
+        help="exp1, exp2, exp3 (default: all of them)",
+    )
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=seconds,
+        const=10.0,
+        metavar="SECONDS",
+        help="look again and again",
+    )
     parser.add_argument("--json", action="store_true", help="every run as an entry of a list")
     arguments = parser.parse_args()
     with one_line_errors(OSError):
@@ -137,7 +171,11 @@ def main() -> None:
                 found = look_at(planned)
                 shown = as_json(found) if arguments.json else text(found, settings)
                 clear = "\x1b[H\x1b[2J" if arguments.watch and sys.stdout.isatty() else ""
-                when = f"{datetime.now():%Y-%m-%d %H:%M:%S}\n" if arguments.watch and not arguments.json else ""
+                when = (
+                    f"{datetime.now():%Y-%m-%d %H:%M:%S}\n"
+                    if arguments.watch and not arguments.json
+                    else ""
+                )
                 print(f"{clear}{when}{shown}", flush=True)
                 if not arguments.watch or all(state.state == "done" for _, state in found):
                     return

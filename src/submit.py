@@ -17,15 +17,22 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from dataset_facts import dataset_names, expected_clips, ground_truth_folder, load_dataset, raw_folder
-from detectors import open_run
-from grid import csv_of
-from run_settings import trained_extractor
+from reporting.grid import csv_of
+from settings.datasets import (
+    dataset_names,
+    expected_clips,
+    ground_truth_folder,
+    load_dataset,
+    raw_folder,
+)
+from settings.kept import trained_extractor
 from unlabeledasd.clips import BARE_NAME, UNKNOWN, parse_clip
 from unlabeledasd.decisions import THRESHOLDS, decision_figures, decision_threshold
+from unlabeledasd.detection.loading import open_run
 from unlabeledasd.errors import InputError, one_line_errors
+from unlabeledasd.files import write_text
 from unlabeledasd.metrics import OFFICIAL, evaluate
-from unlabeledasd.runs import Run, version_name, write_text
+from unlabeledasd.runs.folder import Run, version_name
 
 META_HEAD = """\
 # Fill in what is null and compare with the template of the challenge's year: its keys change.
@@ -66,8 +73,10 @@ def official_names(paths: list[str], dataset: DictConfig, data_dir: Path) -> lis
         if parse_clip(path).condition != UNKNOWN:
             bare = renamed.get(names[i]) or (raw_folder(data_dir, dataset) / path).resolve().name
             if not BARE_NAME.fullmatch(bare.removesuffix(".wav")):
-                raise InputError(f"{path}: its official bare name is not known: no {journal}, and the clip is no link "
-                                 "to a file with a bare name (--data-dir says where they are)")  # fmt: skip
+                raise InputError(
+                    f"{path}: its official bare name is not known: no {journal}, and the clip is no link "
+                    "to a file with a bare name (--data-dir says where they are)"
+                )
             names[i] = bare
     return names
 
@@ -77,13 +86,23 @@ def check_complete(names: list[str], machine: str, dataset: DictConfig) -> None:
     counts = expected_clips(dataset, machine)
     expected = [counts["test_normal"], counts["test_anomaly"]]
     if None not in expected and len(names) != sum(expected):
-        raise InputError(f"{machine}: scores of {len(names)} test clips, {dataset.name} has {sum(expected)}")
+        raise InputError(
+            f"{machine}: scores of {len(names)} test clips, {dataset.name} has {sum(expected)}"
+        )
     if len(set(names)) < len(names):
-        raise InputError(f"{machine}: {len(names) - len(set(names))} clips have the name of another")
-    indices = {int(match["index"]) for name in names if (match := BARE_NAME.fullmatch(name.removesuffix(".wav")))}
+        raise InputError(
+            f"{machine}: {len(names) - len(set(names))} clips have the name of another"
+        )
+    indices = {
+        int(match["index"])
+        for name in names
+        if (match := BARE_NAME.fullmatch(name.removesuffix(".wav")))
+    }
     first = min(indices, default=0) and 1  # official clips are counted from 0 or from 1
     if gaps := set(range(first, max(indices, default=0))) - indices:
-        raise InputError(f"{machine}: no score of section_00_{min(gaps):04d}.wav, but of clips after it")
+        raise InputError(
+            f"{machine}: no score of section_00_{min(gaps):04d}.wav, but of clips after it"
+        )
 
 
 def write_files(out: Path, table: pd.DataFrame, threshold: float) -> None:
@@ -98,9 +117,16 @@ def write_files(out: Path, table: pd.DataFrame, threshold: float) -> None:
 
 def make_meta(runs: list[Run], config: DictConfig, figures: dict[str, dict[str, float]]) -> str:
     network = trained_extractor(runs[0])
-    parameters, subsystems = sum(p.numel() for p in network.parameters()), len(runs) * len(config.score_epochs)
-    author = {"lastname": None, "firstname": None, "email": None,
-              "affiliation": {"institution": None, "location": None}}  # fmt: skip
+    parameters, subsystems = (
+        sum(p.numel() for p in network.parameters()),
+        len(runs) * len(config.score_epochs),
+    )
+    author = {
+        "lastname": None,
+        "firstname": None,
+        "email": None,
+        "affiliation": {"institution": None, "location": None},
+    }
     meta = {
         "submission": {"label": None, "name": None, "abbreviation": None, "authors": [author]},
         "system": {
@@ -115,18 +141,28 @@ def make_meta(runs: list[Run], config: DictConfig, figures: dict[str, dict[str, 
             "external_datasets": None,
             "source_code": None,
         },
-        "results": {"development_dataset": {
-            machine: {name: None if np.isnan(value) else round(100 * value, 2) for name, value in row.items()}
-            for machine, row in figures.items() if machine in config.dataset.machines.development
-        }},
-    }  # fmt: skip
+        "results": {
+            "development_dataset": {
+                machine: {
+                    name: None if np.isnan(value) else round(100 * value, 2)
+                    for name, value in row.items()
+                }
+                for machine, row in figures.items()
+                if machine in config.dataset.machines.development
+            }
+        },
+    }
     return META_HEAD + OmegaConf.to_yaml(OmegaConf.create(meta))
 
 
 def submit(options: argparse.Namespace) -> None:
     opened = [open_run(folder) for folder in options.runs]
     runs, config = [run for run, _ in opened], opened[0][1]
-    dataset = load_dataset(config.dataset.name) if config.dataset.name in dataset_names() else config.dataset
+    dataset = (
+        load_dataset(config.dataset.name)
+        if config.dataset.name in dataset_names()
+        else config.dataset
+    )
     version = options.version or version_name(list(config.score_epochs))
     data_dir = options.data_dir or Path(config.data_dir)
     known = runs[0].machines(version)
@@ -134,7 +170,9 @@ def submit(options: argparse.Namespace) -> None:
     if lacking := [machine for machine in wanted if machine not in known]:
         raise InputError(f"{runs[0].folder}: no scores of {' '.join(lacking)} in version {version}")
     figures, rows, ready = {}, [], []
-    for machine in dict.fromkeys([*wanted, *(m for m in dataset.machines.development if m in known)]):
+    for machine in dict.fromkeys(
+        [*wanted, *(m for m in dataset.machines.development if m in known)]
+    ):
         table = mean_scores(runs, machine, version, "test")
         held_out = mean_scores(runs, machine, version, "held_out").score.to_numpy()
         try:
@@ -148,11 +186,22 @@ def submit(options: argparse.Namespace) -> None:
             folders = table.path.str.split("/").str[0]
             ready.append((table.assign(name=names, section=sections, machine=folders), threshold))
         decided = (table.score > threshold).to_numpy()
-        row = {"machine": machine, "clips": len(table), "threshold": threshold, "anomalous": decided.sum()}
+        row = {
+            "machine": machine,
+            "clips": len(table),
+            "threshold": threshold,
+            "anomalous": decided.sum(),
+        }
         if table.notna().all(axis=None):
             official = evaluate(table.score, table.is_normal, table.is_target)
             figures[machine] = {
-                **dict(zip(("auc_source", "auc_target", "pauc"), (official[name] for name in OFFICIAL), strict=True)),
+                **dict(
+                    zip(
+                        ("auc_source", "auc_target", "pauc"),
+                        (official[name] for name in OFFICIAL),
+                        strict=True,
+                    )
+                ),
                 **decision_figures(decided, table.is_normal, table.is_target),
             }
         rows.append({**row, **figures.get(machine, {})})
@@ -164,14 +213,24 @@ def submit(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="results/exp/<dataset>/<method>_<seed>")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="results/exp/<dataset>/<method>_<seed>"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--machines", nargs="+", help="these only")
     parser.add_argument("--version", help="which scores (the mean of the run's epochs)")
-    parser.add_argument("--threshold", choices=THRESHOLDS, default="gamma", help="how (default: %(default)s)")
-    parser.add_argument("--quantile", type=float, default=0.9, help="of held-out scores (default: %(default)s)")
-    parser.add_argument("--data-dir", type=Path, help="where the clips are, if not where the run found them")
+    parser.add_argument(
+        "--threshold", choices=THRESHOLDS, default="gamma", help="how (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--quantile", type=float, default=0.9, help="of held-out scores (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, help="where the clips are, if not where the run found them"
+    )
     options = parser.parse_args()
     with one_line_errors(OSError):
         submit(options)

@@ -14,21 +14,12 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from run_settings import keep_choices, make_once, save_config, settings_hash, tell_finished
-from settings import (
-    CONFIG_PATH,
-    build,
-    check_config,
-    fit,
-    launch,
-    load_clips,
-    quiet_lightning,
-    require_values,
-    tell_errors,
-    use_hardware,
-)
+from settings.build import CONFIG_PATH, build, launch, tell_errors
+from settings.check import check_config, require_values
+from settings.kept import keep_choices, make_once, save_config, settings_hash, tell_finished
+from settings.session import fit, load_clips, quiet_lightning, use_hardware
 from unlabeledasd.errors import InputError
-from unlabeledasd.runs import Run, version_name
+from unlabeledasd.runs.folder import Run, version_name
 
 
 @hydra.main(config_path=CONFIG_PATH, config_name="train", version_base="1.3")
@@ -38,7 +29,9 @@ def main(config: DictConfig) -> None:
     run = Run(config.run_dir)
     keep_choices(config, run)
     if run.is_done and not config.check and not config.overwrite:
-        tell_finished(config, run)  # before torch is imported: a grid of finished runs passes quickly
+        tell_finished(
+            config, run
+        )  # before torch is imported: a grid of finished runs passes quickly
         return
     check_config(config)
     OmegaConf.resolve(config)
@@ -78,36 +71,46 @@ def prepare(config: DictConfig):
 
 def train(config: DictConfig, run: Run) -> None:
     """Do what is missing of: training, the scores of each kept epoch, their mean."""
-    from unlabeledasd import evaluation
+    from unlabeledasd import evaluation, results
     from unlabeledasd.labels import Labels
+    from unlabeledasd.runs.checkpoints import load_extractor
 
     quiet_lightning()
     use_hardware(config)
     table, labels, module, data = prepare(config)
     save_config(config, run)
     if run.labels.is_file() and Labels.load(run.labels) != labels:
-        raise InputError(f"{run.labels}: other labels than the clips have now; overwrite=true trains anew")
+        raise InputError(
+            f"{run.labels}: other labels than the clips have now; overwrite=true trains anew"
+        )
     labels.save(run.labels)
     epochs = list(config.score_epochs)
     trainer = fit(run, config, module, data, epochs, config.keep_all_checkpoints)
     for epoch in epochs:
         version = version_name([epoch])
         if not run.scorers(version).is_file():
-            extractor = evaluation.load_extractor(module.extractor, run.require(run.checkpoint(epoch)))
+            extractor = load_extractor(module.extractor, run.require(run.checkpoint(epoch)))
             embeddings = evaluation.embed(
-                extractor, Path(config.data.root), table.path.tolist(), config.data.channel,
-                num_workers=config.data.num_workers, device=trainer.strategy.root_device, description=f"epoch {epoch}",
+                extractor,
+                Path(config.data.root),
+                table.path.tolist(),
+                config.data.channel,
+                num_workers=config.data.num_workers,
+                device=trainer.strategy.root_device,
+                description=f"epoch {epoch}",
                 precision=config.precision,
-            )  # fmt: skip
+            )
             scorers = [build(node) for node in config.scorer.values()]
             evaluation.score_machines(run, version, version, table, embeddings, scorers)
     version, stem = version_name(epochs), version_name(epochs)
     if len(epochs) > 1:
         sources = [(version_name([epoch]),) * 2 for epoch in epochs]
-        stem = evaluation.ENSEMBLE
-        evaluation.average_scores(run, sources, version, build(next(iter(config.scorer.values()))).column)
+        stem = results.ENSEMBLE
+        results.average_scores(
+            run, sources, version, build(next(iter(config.scorer.values()))).column
+        )
     run.mark_done(settings_hash(config), config.keep_all_checkpoints)
-    print(evaluation.report(run, version, stem, table.machine.unique()))
+    print(results.report(run, version, stem, table.machine.unique()))
     for line in missing_ground_truth(config, table)[1:]:
         print(line)
 

@@ -10,21 +10,12 @@ Exit status: 0 done, 1 error, 3 another process works on this run.
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from run_settings import keep_choices, make_once, save_config, settings_hash, tell_finished
-from settings import (
-    CONFIG_PATH,
-    build,
-    check_config,
-    fit,
-    launch,
-    load_clips,
-    quiet_lightning,
-    require_values,
-    tell_errors,
-    use_hardware,
-)  # fmt: skip
+from settings.build import CONFIG_PATH, build, launch, tell_errors
+from settings.check import check_config, require_values
+from settings.kept import keep_choices, make_once, save_config, settings_hash, tell_finished
+from settings.session import fit, load_clips, quiet_lightning, use_hardware
 from unlabeledasd.errors import InputError
-from unlabeledasd.runs import Run
+from unlabeledasd.runs.folder import Run
 
 
 @hydra.main(config_path=CONFIG_PATH, config_name="triplet", version_base="1.3")

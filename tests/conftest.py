@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from unlabeledasd.clips import index_clips
-from unlabeledasd.labels import PseudoLabels, fingerprint, source_name
+from unlabeledasd.pseudo.label_file import PseudoLabels, fingerprint, source_name
 
 # Where a shell started the tests in the background it ignores Ctrl-C for them, and for all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -24,7 +24,9 @@ DATASETS = sorted(p.stem for p in (ROOT / "src/config/dataset").glob("*.yaml") i
 SECONDS = 4.4  # about the shortest clip that the spectrum branch takes
 
 
-def write_wav(path: Path, seconds: float = SECONDS, hz: float = 440.0, seed: int = 0, **options) -> Path:
+def write_wav(
+    path: Path, seconds: float = SECONDS, hz: float = 440.0, seed: int = 0, **options
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     rate = options.pop("samplerate", 16000)
     rng = np.random.default_rng(seed)
@@ -45,9 +47,14 @@ def write_script(file: Path, text: str) -> Path:
 def make_machine(folder: Path, hz: float, source: int = 5, target: int = 2, test: int = 2) -> None:
     """A machine in DCASE layout: two speeds as attributes; anomalies sound a fifth higher."""
     for split, domain, condition, count in [
-        ("train", "source", "normal", source), ("train", "target", "normal", target),
-        *[("test", domain, condition, test) for domain in ("source", "target") for condition in ("normal", "anomaly")],
-    ]:  # fmt: skip
+        ("train", "source", "normal", source),
+        ("train", "target", "normal", target),
+        *[
+            ("test", domain, condition, test)
+            for domain in ("source", "target")
+            for condition in ("normal", "anomaly")
+        ],
+    ]:
         for i in range(count):
             name = f"section_00_{domain}_{split}_{condition}_{i:04d}_speed_{1 + i % 2}.wav"
             pitch = hz * (1 + i % 2) * (1.5 if condition == "anomaly" else 1)
@@ -81,10 +88,20 @@ def write_pseudo_labels(data_dir: Path) -> None:
 def tiny(data_dir: Path, results_dir: Path, *overrides: str, method: str = "na_1024") -> list[str]:
     """Settings of a run of two epochs on the tiny machines, seconds on one core."""
     return [
-        "dataset=folder", "dataset.name=tiny", f"dataset.clip_seconds={SECONDS}", "dataset.batch_size=4", "seed=1",
-        f"method={method}", f"data_dir={data_dir}", f"results_dir={results_dir}", "score_epochs=[1,2]",
-        "trainer.accelerator=cpu", f"label_dir={data_dir}/label", "dataset.hide=[fan]", *overrides,
-    ]  # fmt: skip
+        "dataset=folder",
+        "dataset.name=tiny",
+        f"dataset.clip_seconds={SECONDS}",
+        "dataset.batch_size=4",
+        "seed=1",
+        f"method={method}",
+        f"data_dir={data_dir}",
+        f"results_dir={results_dir}",
+        "score_epochs=[1,2]",
+        "trainer.accelerator=cpu",
+        f"label_dir={data_dir}/label",
+        "dataset.hide=[fan]",
+        *overrides,
+    ]
 
 
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
@@ -106,4 +123,8 @@ def call(script, monkeypatch, *arguments: str) -> int:
 
 
 def files_below(folder: Path, pattern: str = "**/*") -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.glob(pattern)) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.glob(pattern))
+        if p.is_file()
+    }

@@ -27,7 +27,7 @@ LABEL_DIR="${LABEL_DIR:-${REPOSITORY}/pseudoattr/label}"
 [[ "${LABEL_DIR}" == /* ]] || LABEL_DIR="${PWD}/${LABEL_DIR}"
 RESULTS_DIR="${RESULTS_DIR#"${REPOSITORY}/"}" LABEL_DIR="${LABEL_DIR#"${REPOSITORY}/"}"
 cd "${REPOSITORY}"
-LAUNCHER="${LAUNCHER:-local}"   # what starts the runs: launch, in launch_<LAUNCHER>.sh
+LAUNCHER="${LAUNCHER:-local}"   # what starts the runs: launch, in jobs/launch/<LAUNCHER>.sh
 case ${LAUNCHER} in
   local | slurm | ray) ;;
   *) echo "LAUNCHER=${LAUNCHER}: allowed are local, slurm, ray" >&2; exit 1 ;;
@@ -61,14 +61,14 @@ ended() {
 # them. A launcher that only submits has its own.
 afterwards() { "${@:2}"; }
 next_stage() { :; }
-# shellcheck source=jobs/exp/launch_local.sh
-source "jobs/exp/launch_${LAUNCHER}.sh"
+# shellcheck source=jobs/launch/local.sh
+source "jobs/launch/${LAUNCHER}.sh"
 MB_PER_RUN=100   # three kept epochs, scorers and score CSVs of 16 machines
 
 # facts DATASET unlabeled|teacher|experiment3: names from the dataset's yaml (of own recordings, from their folder).
 facts() {
   use_environment
-  python src/dataset_facts.py "$@" --data-dir "${DATA_DIR}"
+  python -m settings.datasets "$@" --data-dir "${DATA_DIR}"
 }
 
 PLAN=()

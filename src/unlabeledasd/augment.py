@@ -5,7 +5,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 
-def mixup(wave: Tensor, soft_labels: Tensor, prob: float, generator: Generator) -> tuple[Tensor, Tensor]:
+def mixup(
+    wave: Tensor, soft_labels: Tensor, prob: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
     """Mix each clip with probability `prob` with its partner, and the labels alike.
 
     wave (B, T), soft_labels (B, C) -> the same shapes: x <- a x + (1 - a) x_partner with an own a ~ U(0, 1)

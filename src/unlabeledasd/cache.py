@@ -19,18 +19,28 @@ class ClipCache:
 
     @classmethod
     def read(
-        cls, root: Path, paths: list[str], channel: int | None, device: torch.device, most_bytes: float
+        cls,
+        root: Path,
+        paths: list[str],
+        channel: int | None,
+        device: torch.device,
+        most_bytes: float,
     ) -> "ClipCache | None":
         """None where the clips take more than `most_bytes`, or more than half of the memory that is free on a GPU, or
         one of them is not of 16 bits."""
         if device.type == "cuda":
             most_bytes = min(most_bytes, torch.cuda.mem_get_info(device)[0] / 2)
         headers = [header(root / path) for path in paths]
-        if any(not is_16_bit for _, is_16_bit in headers) or 2 * sum(length for length, _ in headers) > most_bytes:
+        if (
+            any(not is_16_bit for _, is_16_bit in headers)
+            or 2 * sum(length for length, _ in headers) > most_bytes
+        ):
             return None
         cache = cls([length for length, _ in headers], device)
         places = cache.samples.split(cache.lengths.tolist())
-        for path, place in zip(tqdm(paths, desc="clips to the device", unit="clip", leave=False), places, strict=True):
+        for path, place in zip(
+            tqdm(paths, desc="clips to the device", unit="clip", leave=False), places, strict=True
+        ):
             place.copy_(torch.from_numpy(read_clip(root / path, channel)))
         return cache
 
@@ -39,8 +49,12 @@ class ClipCache:
         places them, or tiled_window."""
         length = self.lengths[index]
         span = length * (n_samples // length + 1) if tiled else length
-        first = (position * (span - n_samples + 1).clamp_min(0)).long()  # in float64, on the CPU, as in NumPy
-        places = torch.stack([self.starts[index], first, length]).to(self.samples.device, non_blocking=True)
+        first = (
+            position * (span - n_samples + 1).clamp_min(0)
+        ).long()  # in float64, on the CPU, as in NumPy
+        places = torch.stack([self.starts[index], first, length]).to(
+            self.samples.device, non_blocking=True
+        )
         start, first, length = places[:, :, None]
         steps = torch.arange(n_samples, device=self.samples.device)
         return self.samples[start + (first + steps) % length]

@@ -24,7 +24,12 @@ FULL_NAME = re.compile(
     r"_(?P<condition>normal|anomaly)_(?P<index>\d+)(?:_(?P<attribute>.+))?"
 )
 BARE_NAME = re.compile(r"section_(?P<section>\d{2})_(?P<index>\d+)")
-CONDITION_WORDS = {"normal": "normal", "anomaly": "anomaly", "anomalous": "anomaly", "abnormal": "anomaly"}
+CONDITION_WORDS = {
+    "normal": "normal",
+    "anomaly": "anomaly",
+    "anomalous": "anomaly",
+    "abnormal": "anomaly",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,9 @@ class Clip:
     domain: str  # source, target or unknown
     split: str  # train or test
     condition: str  # normal, anomaly or unknown
-    attribute: str  # everything after the index, e.g. "vel_1000_loc_A"; noAttribute where it is hidden
+    attribute: (
+        str  # everything after the index, e.g. "vel_1000_loc_A"; noAttribute where it is hidden
+    )
     index: str = ""
 
     @property
@@ -64,8 +71,15 @@ def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
     if match := FULL_NAME.fullmatch(path.stem):
         if match["split"] != split:
             raise InputError(f"{path}: the name says {match['split']}, the folder says {split}")
-        return Clip(machine, match["section"], match["domain"], split, match["condition"],
-                    match["attribute"] or NO_ATTRIBUTE, match["index"])  # fmt: skip
+        return Clip(
+            machine,
+            match["section"],
+            match["domain"],
+            split,
+            match["condition"],
+            match["attribute"] or NO_ATTRIBUTE,
+            match["index"],
+        )
     if split == "test" and (match := BARE_NAME.fullmatch(path.stem)) and depth + 1 == len(folders):
         return Clip(machine, match["section"], UNKNOWN, split, UNKNOWN, UNKNOWN, match["index"])
     if grammar == "dcase":
@@ -80,7 +94,9 @@ def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
 def read_condition(folders: tuple[str, ...], stem: str) -> str:
     """Condition of a test clip of any name: a folder that is one of CONDITION_WORDS decides, else such a word in
     the name; unknown without one, or where they contradict each other or follow "not" or "non"."""
-    told = {CONDITION_WORDS[folder.lower()] for folder in folders if folder.lower() in CONDITION_WORDS}
+    told = {
+        CONDITION_WORDS[folder.lower()] for folder in folders if folder.lower() in CONDITION_WORDS
+    }
     if not told:
         words = re.findall("[a-z]+", stem.lower())
         told = {CONDITION_WORDS[word] for word in words if word in CONDITION_WORDS}
@@ -112,9 +128,13 @@ def index_clips(
     if grammar not in GRAMMARS:
         raise InputError(f"grammar={grammar!r}: allowed are {', '.join(GRAMMARS)}")
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder; data_dir must hold <dataset>/all/raw/<machine>/{{train,test}}")
+        raise InputError(
+            f"{root}: no such folder; data_dir must hold <dataset>/all/raw/<machine>/{{train,test}}"
+        )
     if not (machines := discover_machines(root) if machines is None else list(machines)):
-        raise InputError(f"{root}: no machine folder in it; expected <machine>/{{train,test}}/*.wav")
+        raise InputError(
+            f"{root}: no machine folder in it; expected <machine>/{{train,test}}/*.wav"
+        )
     rows = []
     for machine in machines:
         for split in SPLITS:
@@ -122,33 +142,50 @@ def index_clips(
             if not folder.is_dir():
                 if split not in required:
                     continue
-                raise InputError(f"{folder}: no such folder; every machine needs {' and '.join(required)}")
+                raise InputError(
+                    f"{folder}: no such folder; every machine needs {' and '.join(required)}"
+                )
             pattern = "**/*" if grammar == "free" else "*"
             # Path.glob would not follow links to folders
-            names = [Path(name).as_posix() for name in iglob(pattern, root_dir=folder, recursive=True)]  # noqa: PTH207
-            paths = sorted(f"{machine}/{split}/{name}" for name in names if name.lower().endswith(AUDIO_SUFFIXES))
+            found = iglob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207
+            names = [Path(name).as_posix() for name in found]
+            paths = sorted(
+                f"{machine}/{split}/{name}"
+                for name in names
+                if name.lower().endswith(AUDIO_SUFFIXES)
+            )
             if not paths:
                 raise InputError(f"{folder}: no {' or '.join(AUDIO_SUFFIXES)} file in it")
             clips = [parse_clip(path, grammar) for path in paths]
-            rows += [(path, machine, split, clip.section, clip.domain, clip.condition, clip.attribute)
-                     for path, clip in zip(paths, clips, strict=True)]  # fmt: skip
+            rows += [
+                (path, machine, split, clip.section, clip.domain, clip.condition, clip.attribute)
+                for path, clip in zip(paths, clips, strict=True)
+            ]
     columns = ["path", "machine", "split", "section", "domain", "condition", "attribute"]
     table = pd.DataFrame(rows, columns=columns)
     if len(bad := table[(table.split == "train") & (table.condition != "normal")]):
-        raise InputError(f"{root / bad.path.iloc[0]}: an anomalous clip in train/; training clips are normal")
+        raise InputError(
+            f"{root / bad.path.iloc[0]}: an anomalous clip in train/; training clips are normal"
+        )
     several = table.groupby("machine").section.transform("nunique") > 1
     table.loc[several, "machine"] += "_section_" + table.section[several]
     for split in required:
         if lacking := set(table.machine) - set(table.machine[table.split == split]):
             needed = " and ".join(required)
-            raise InputError(f"{root}: {min(lacking)} has no clip in {split}/; every section needs {needed}")
+            raise InputError(
+                f"{root}: {min(lacking)} has no clip in {split}/; every section needs {needed}"
+            )
     return table
 
 
 def summary(table: pd.DataFrame) -> str:
     """Clips per machine, split, domain and condition, as text."""
-    kind = table.split + " " + table.domain + (" " + table.condition).where(table.split == "test", "")
-    counts = pd.crosstab(table.machine, kind)[sorted(kind.unique(), key=lambda k: (k.split()[0] == "test", k))]
+    kind = (
+        table.split + " " + table.domain + (" " + table.condition).where(table.split == "test", "")
+    )
+    counts = pd.crosstab(table.machine, kind)[
+        sorted(kind.unique(), key=lambda k: (k.split()[0] == "test", k))
+    ]
     counts.columns = [column.replace(UNKNOWN, "?") for column in counts]
     return counts.loc[table.machine.unique()].rename_axis(None).to_string()
 
@@ -156,12 +193,22 @@ def summary(table: pd.DataFrame) -> str:
 def training_notes(table: pd.DataFrame, n_clusters: int = 0) -> list[str]:
     """What is unusual about machines' training clips, and what scoring with `n_clusters` centres makes of it."""
     training = table[table.split == "train"]
-    source, target = (training[training.domain == domain].groupby("machine").size().reindex(
-                      table.machine.unique(), fill_value=0) for domain in ("source", "target"))  # fmt: skip
+    source, target = (
+        training[training.domain == domain]
+        .groupby("machine")
+        .size()
+        .reindex(table.machine.unique(), fill_value=0)
+        for domain in ("source", "target")
+    )
     found = {
         "no source training clips: scores are distances to the target clips": source == 0,
-        "no target training clips: scores are distances to the centres of the source clips": target == 0,
-        f"fewer source training clips than n_clusters={n_clusters}: each is its own centre":
-            (source > 0) & (source < n_clusters),
-    }  # fmt: skip
-    return [f"note: {', '.join(rows.index[rows])}: {text}" for text, rows in found.items() if rows.any()]
+        "no target training clips: scores are distances to the centres of the source clips": target
+        == 0,
+        f"fewer source training clips than n_clusters={n_clusters}: each is its own centre": (
+            source > 0
+        )
+        & (source < n_clusters),
+    }
+    return [
+        f"note: {', '.join(rows.index[rows])}: {text}" for text, rows in found.items() if rows.any()
+    ]

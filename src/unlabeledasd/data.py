@@ -82,7 +82,14 @@ class ClipBatches(pl.LightningDataModule):
     CPU the operating system keeps files that it has read in memory.)
     """
 
-    def __init__(self, dataset: ClipDataset, sampler: Sampler, batch_size: int, num_workers: int, cache_gb: float):
+    def __init__(
+        self,
+        dataset: ClipDataset,
+        sampler: Sampler,
+        batch_size: int,
+        num_workers: int,
+        cache_gb: float,
+    ):
         super().__init__()
         self.dataset, self.sampler, self.batch_size = dataset, sampler, batch_size
         self.num_workers, self.cache_gb = num_workers, cache_gb
@@ -94,23 +101,37 @@ class ClipBatches(pl.LightningDataModule):
             self.fill_cache(device)
         if self.cache:
             return DataLoader(Places(self.dataset.classes), self.batch_size, sampler=self.sampler)
-        return DataLoader(self.dataset, self.batch_size, sampler=self.sampler, collate_fn=collate,
-                          num_workers=self.num_workers, persistent_workers=self.num_workers > 0,
-                          pin_memory=device.type == "cuda")  # fmt: skip
+        return DataLoader(
+            self.dataset,
+            self.batch_size,
+            sampler=self.sampler,
+            collate_fn=collate,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=device.type == "cuda",
+        )
 
     def fill_cache(self, device: torch.device) -> None:
         clips = self.dataset
-        self.cache = ClipCache.read(clips.root, clips.paths, clips.channel, device, 1e9 * self.cache_gb)
+        self.cache = ClipCache.read(
+            clips.root, clips.paths, clips.channel, device, 1e9 * self.cache_gb
+        )
 
-    def teardown(self, stage: str) -> None:  # called by Lightning after training: scoring needs the memory
+    def teardown(
+        self, stage: str
+    ) -> None:  # called by Lightning after training: scoring needs the memory
         self.cache = None
 
-    def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int) -> tuple[Tensor, Tensor]:
+    def transfer_batch_to_device(
+        self, batch, device: torch.device, dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
         if self.cache is None:
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         index, position, classes = batch
         tiled = self.dataset.fit is tiled_window
-        return self.cache.windows(index, position, self.dataset.n_samples, tiled), classes.to(device, non_blocking=True)
+        return self.cache.windows(index, position, self.dataset.n_samples, tiled), classes.to(
+            device, non_blocking=True
+        )
 
 
 class Places(Dataset):
@@ -139,12 +160,16 @@ class ClipDataModule(ClipBatches):
         seed: int = 0,
     ):
         if batch_size < 2:
-            raise InputError(f"batch_size={batch_size}: at least 2, batch norm cannot take a single clip")
+            raise InputError(
+                f"batch_size={batch_size}: at least 2, batch norm cannot take a single clip"
+            )
         paths = table.path[table.split == "train"].tolist()
         if len(paths) < 2:
             raise InputError(f"{root}: {len(paths)} training clip(s), at least 2 are needed")
         dataset = ClipDataset(Path(root), paths, labels.of(paths), n_samples, channel)
-        super().__init__(dataset, ShuffledClips(len(paths), batch_size, seed), batch_size, num_workers, cache_gb)
+        super().__init__(
+            dataset, ShuffledClips(len(paths), batch_size, seed), batch_size, num_workers, cache_gb
+        )
 
 
 class TripletClips(Sampler):
@@ -157,7 +182,12 @@ class TripletClips(Sampler):
     """
 
     def __init__(self, n_machine: int, n_others: int, batch_size: int, seed: int):
-        self.n_machine, self.n_others, self.half, self.seed = n_machine, n_others, batch_size // 2, seed
+        self.n_machine, self.n_others, self.half, self.seed = (
+            n_machine,
+            n_others,
+            batch_size // 2,
+            seed,
+        )
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -193,7 +223,9 @@ class TripletDataModule(ClipBatches):
         seed: int = 0,
     ):
         if batch_size < 4 or batch_size % 2:
-            raise InputError(f"batch_size={batch_size}: an even number from 4, half of it clips of the machine")
+            raise InputError(
+                f"batch_size={batch_size}: an even number from 4, half of it clips of the machine"
+            )
         training = table[table.split == "train"]
         own = training.path[training.machine == machine].tolist()
         others = training.path[training.machine != machine].tolist()

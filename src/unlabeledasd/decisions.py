@@ -11,7 +11,9 @@ FOLDS = 5
 THRESHOLDS = ("gamma", "empirical")
 
 
-def held_out_scores(scorer: BaseEstimator, embedding: np.ndarray, is_target: np.ndarray) -> np.ndarray:
+def held_out_scores(
+    scorer: BaseEstimator, embedding: np.ndarray, is_target: np.ndarray
+) -> np.ndarray:
     """Score each source training clip by the scorer refitted without it and its fold: what new normal clips get, as far
     as the network that made the embeddings treats those it was trained on alike.
 
@@ -22,9 +24,13 @@ def held_out_scores(scorer: BaseEstimator, embedding: np.ndarray, is_target: np.
     scores = np.empty(len(source))
     if len(source) < 2:
         return scores[:0]
-    for kept, left_out in KFold(min(FOLDS, len(source)), shuffle=True, random_state=0).split(source):
+    for kept, left_out in KFold(min(FOLDS, len(source)), shuffle=True, random_state=0).split(
+        source
+    ):
         rows = np.concatenate([source[kept], target])
-        scores[left_out] = clone(scorer).fit(embedding[rows], is_target[rows]).score(embedding[source[left_out]])
+        scores[left_out] = (
+            clone(scorer).fit(embedding[rows], is_target[rows]).score(embedding[source[left_out]])
+        )
     return scores
 
 
@@ -39,11 +45,15 @@ def decision_threshold(held_out: np.ndarray, kind: str = "gamma", quantile: floa
         raise InputError(f"quantile={quantile}: between 0 and 1")
     if kind == "empirical":
         if len(held_out) == 0:
-            raise InputError("no held-out scores, so no threshold: a machine needs at least 2 source training clips")
+            raise InputError(
+                "no held-out scores, so no threshold: a machine needs at least 2 source training clips"
+            )
         return float(np.quantile(held_out, quantile))
     from scipy.stats import gamma  # slow to import
 
-    positive = held_out[held_out > 1e-9]  # a copy of another clip scores 0, which a gamma distribution cannot give
+    positive = held_out[
+        held_out > 1e-9
+    ]  # a copy of another clip scores 0, which a gamma distribution cannot give
     if (held_out < -1e-9).any() or len(np.unique(positive)) < 2:
         raise InputError(
             f"threshold=gamma: cannot be fitted to {len(held_out)} held-out scores of which {len(positive)} are "
@@ -57,10 +67,14 @@ def percentile(held_out: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Percent of the held-out scores (N,) that lie below each of `scores` (M,); an equal one counts half."""
     ordered = np.sort(held_out)
     below, up_to = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
-    return 50 * (below + up_to) / len(held_out) if len(held_out) else np.full(np.shape(scores), np.nan)
+    return (
+        50 * (below + up_to) / len(held_out) if len(held_out) else np.full(np.shape(scores), np.nan)
+    )
 
 
-def decision_figures(is_anomalous: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray) -> dict[str, float]:
+def decision_figures(
+    is_anomalous: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray
+) -> dict[str, float]:
     """Precision, recall and F1 per domain, its normal clips against its own anomalies, as the official evaluator.
 
     is_anomalous: decisions (N,) bool; is_normal, is_target (N,) bool or 0/1. A ratio without cases is 0; nan where a
@@ -70,9 +84,16 @@ def decision_figures(is_anomalous: np.ndarray, is_normal: np.ndarray, is_target:
     target = np.asarray(is_target).astype(bool)
     figures = {}
     for name, domain in (("source", ~target), ("target", target)):
-        hits, alarms, anomalies = ((a & domain).sum() for a in (decided & anomaly, decided, anomaly))
+        hits, alarms, anomalies = (
+            (a & domain).sum() for a in (decided & anomaly, decided, anomaly)
+        )
         # F1 = 2 P R / (P + R) = 2 hits / (alarms + anomalies)
-        for figure, above, below in (("precision", hits, alarms), ("recall", hits, anomalies),
-                                     ("f1", 2 * hits, alarms + anomalies)):  # fmt: skip
-            figures[f"{figure}_{name}"] = float(above / max(below, 1)) if domain.any() else float("nan")
+        for figure, above, below in (
+            ("precision", hits, alarms),
+            ("recall", hits, anomalies),
+            ("f1", 2 * hits, alarms + anomalies),
+        ):
+            figures[f"{figure}_{name}"] = (
+                float(above / max(below, 1)) if domain.any() else float("nan")
+            )
     return figures

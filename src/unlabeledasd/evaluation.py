@@ -14,19 +14,15 @@ from sklearn.preprocessing import normalize
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from unlabeledasd.checkpoints import load_extractor as load_extractor
-from unlabeledasd.clips import UNKNOWN
 from unlabeledasd.data import ClipDataset, collate
 from unlabeledasd.decisions import held_out_scores
 from unlabeledasd.errors import InputError
-from unlabeledasd.metrics import OFFICIAL, challenge_score, evaluate
+from unlabeledasd.files import read_npz, write_csv, write_npz
 from unlabeledasd.networks import MultiResolutionNet
-from unlabeledasd.runs import Run, read_npz, write_csv, write_npz
+from unlabeledasd.results import score_table, write_scores
+from unlabeledasd.runs.checkpoints import load_extractor as load_extractor
+from unlabeledasd.runs.folder import Run
 from unlabeledasd.waveforms import to_float
-
-ENSEMBLE = "ensemble"
-CLIP_COLUMNS = ["path", "is_normal", "is_target"]
-TRAIN_SPLITS = ("train", "held_out")
 
 
 def embed(
@@ -41,23 +37,29 @@ def embed(
     precision: str = "32-true",
 ) -> np.ndarray:
     """Raw embeddings (N, D) float32 of clips, each from its first samples; precision: 32-true or bf16-mixed."""
-    dataset = ClipDataset(root, paths, np.zeros(len(paths), dtype=int), extractor.n_samples, channel)
+    dataset = ClipDataset(
+        root, paths, np.zeros(len(paths), dtype=int), extractor.n_samples, channel
+    )
     items = [(i, 0.0) for i in range(len(paths))]
-    loader = DataLoader(dataset, batch_size, sampler=items, collate_fn=collate, num_workers=num_workers)
-    extractor = extractor.to(device).eval()  # outside inference mode, which would make these weights unloadable
+    loader = DataLoader(
+        dataset, batch_size, sampler=items, collate_fn=collate, num_workers=num_workers
+    )
+    extractor = extractor.to(
+        device
+    ).eval()  # outside inference mode, which would make these weights unloadable
     embeddings = []
-    with torch.inference_mode(), tqdm(total=len(paths), desc=description, unit="clip", leave=False) as bar:
+    with (
+        torch.inference_mode(),
+        tqdm(total=len(paths), desc=description, unit="clip", leave=False) as bar,
+    ):
         for wave, _ in loader:
             wave = wave.to(device)
-            with torch.autocast(wave.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            with torch.autocast(
+                wave.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"
+            ):
                 embeddings.append(extractor(to_float(wave))[0])
             bar.update(len(wave))
     return torch.cat(embeddings).cpu().numpy()
-
-
-def flags(column: pd.Series, value: str) -> pd.Series:
-    """1 where `column` is `value`, 0 where it is something else, empty where it is unknown."""
-    return (column == value).astype("Int64").mask(column == UNKNOWN)
 
 
 def score_machines(
@@ -76,7 +78,9 @@ def score_machines(
     """
     arrays = read_npz(stored) if stored is not None else {}
     for machine in table.machine.unique():
-        train, test = ((table.machine == machine) & (table.split == split) for split in ("train", "test"))
+        train, test = (
+            (table.machine == machine) & (table.split == split) for split in ("train", "test")
+        )
         source, fitted, held_out = train & (table.domain != "target"), [], {}
         for scorer in map(clone, scorers):
             prefix = f"{machine}/{scorer.column}/"
@@ -84,8 +88,14 @@ def score_machines(
                 is_target = (table.domain[train] == "target").to_numpy()
                 held_out[scorer.column] = held_out_scores(scorer, embeddings[train], is_target)
                 scorer.fit(embeddings[train], is_target)
-                arrays |= {prefix + name: value for name, value in vars(scorer).items() if name.endswith("_")}
-            elif kept := {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}:
+                arrays |= {
+                    prefix + name: value
+                    for name, value in vars(scorer).items()
+                    if name.endswith("_")
+                }
+            elif kept := {
+                k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)
+            }:
                 vars(scorer).update(kept)
             else:
                 kept_by = f"and {stored} keeps none of it" if stored else "and the run keeps none"
@@ -98,13 +108,10 @@ def score_machines(
                 write_scores(folder, stem, split, score_table(table[rows], columns))
         if source.sum() > 1:
             write_scores(folder, stem, "held_out", score_table(table[source], held_out))
-        write_csv(folder / f"{stem}_map.csv", plane(table.path[train | test], embeddings[train | test]))
+        write_csv(
+            folder / f"{stem}_map.csv", plane(table.path[train | test], embeddings[train | test])
+        )
     write_npz(run.scorers(version if version == stem else f"{version}/{stem}"), arrays)
-
-
-def score_table(clips: pd.DataFrame, columns: dict[str, np.ndarray]) -> pd.DataFrame:
-    is_normal, is_target = flags(clips.condition, "normal"), flags(clips.domain, "target")
-    return pd.DataFrame({"path": clips.path, "is_normal": is_normal, "is_target": is_target, **columns})
 
 
 def plane(paths: pd.Series, embeddings: np.ndarray) -> pd.DataFrame:
@@ -113,69 +120,3 @@ def plane(paths: pd.Series, embeddings: np.ndarray) -> pd.DataFrame:
     if min(embeddings.shape) > 2:
         xy = PCA(2, svd_solver="full").fit_transform(normalize(embeddings))
     return pd.DataFrame({"path": paths, "x": xy[:, 0].round(4), "y": xy[:, 1].round(4)})
-
-
-def write_scores(folder: Path, stem: str, split: str, scores: pd.DataFrame) -> None:
-    """Write `<stem>_<split>_score.csv`, and for test clips whose flags are all known `<stem>_test_result.csv`."""
-    write_csv(folder / f"{stem}_{split}_score.csv", scores)
-    if split == "test" and scores[CLIP_COLUMNS].notna().all(axis=None):
-        columns = [column for column in scores if column.startswith("AS-")]
-        results = [{"post_process": c, **evaluate(scores[c], scores.is_normal, scores.is_target)} for c in columns]
-        write_csv(folder / f"{stem}_test_result.csv", pd.DataFrame(results))
-
-
-def average_scores(run: Run, sources: list[tuple[str, str]], version: str, column: str) -> None:
-    """Write the mean of `column` over `sources`, (version, stem) each, as column AS-ensemble of `version`.
-
-    All machines that have the first source; InputError where another lacks it, or lists other clips.
-    """
-    for machine in run.machines(sources[0][0]):
-        for split in (*TRAIN_SPLITS, "test"):
-            files = [run.version(machine, v) / f"{stem}_{split}_score.csv" for v, stem in sources]
-            if split in TRAIN_SPLITS and not files[0].is_file():
-                continue  # scored without training clips
-            tables = [read_scores(file, column) for file in files]
-            clips = tables[0][CLIP_COLUMNS]
-            for file, table in zip(files, tables, strict=True):
-                if not table[CLIP_COLUMNS].equals(clips):
-                    raise InputError(f"{file}: its clips or flags differ from those of {files[0]}")
-            mean = np.mean([table[column] for table in tables], axis=0)
-            write_scores(run.version(machine, version), ENSEMBLE, split, clips.assign(**{f"AS-{ENSEMBLE}": mean}))
-
-
-def read_scores(file: Path, column: str) -> pd.DataFrame:
-    """A score CSV with the flags as nullable integers; InputError where the file or `column` is missing."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such score CSV")
-    try:
-        table = pd.read_csv(file, dtype={"is_normal": "Int64", "is_target": "Int64"})
-    except ValueError as error:
-        raise InputError(f"{file}: cannot be read as a score CSV ({error})") from None
-    if column not in table:
-        raise InputError(f"{file}: no column {column}, it has {', '.join(c for c in table if c.startswith('AS-'))}")
-    if bad := int((~np.isfinite(pd.to_numeric(table[column], errors="coerce"))).sum()):
-        raise InputError(f"{file}: {bad} scores of column {column} are no finite numbers")
-    return table
-
-
-def report(run: Run, version: str, stem: str, machines: list[str]) -> str:
-    """The official figures of each machine and the challenge score, as text; one line for what does not exist."""
-    files = {machine: run.version(machine, version) / f"{stem}_test_result.csv" for machine in machines}
-    rows = {machine: pd.read_csv(file).iloc[0] for machine, file in files.items() if file.is_file()}
-    unknown = ", ".join(machine for machine in files if machine not in rows)
-    notes = [f"{unknown}: test clips of unknown condition or domain; scores were written, no figures"] * bool(unknown)
-    names = ["hmean_official", *OFFICIAL]
-
-    def line(head: str, values: list) -> str:
-        cells = [value if isinstance(value, str) else "-" if np.isnan(value) else f"{value:.4f}" for value in values]
-        return f"{head:20}" + "".join(f"{cell:>18}" for cell in cells)
-
-    lines = [line("machine", names), *(line(machine, row[names].tolist()) for machine, row in rows.items())]
-    empty = {name: [m for m, row in rows.items() if np.isnan(row[name])] for name in OFFICIAL}
-    for name, lacking in empty.items():
-        if lacking:
-            notes.append(f"{name} does not exist for {', '.join(lacking)}: no such normal or anomalous test clips")
-    if rows:
-        lines.append(line("challenge score", [challenge_score([dict(row) for row in rows.values()])]))
-    where = f"CSVs: {run.folder}/<machine>/infer/version_{version}/"
-    return "\n".join([*(lines if rows else []), *notes, where])

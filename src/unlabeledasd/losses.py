@@ -16,10 +16,14 @@ class SubclusterAdaCos(nn.Module):
     The embedding is normalised here, as a whole. Frozen centres are a buffer: never trained nor decayed.
     """
 
-    def __init__(self, embedding_size: int, n_classes: int, n_subclusters: int = 16, trainable: bool = False):
+    def __init__(
+        self, embedding_size: int, n_classes: int, n_subclusters: int = 16, trainable: bool = False
+    ):
         super().__init__()
         if n_classes * n_subclusters < 3:
-            raise ValueError(f"n_classes={n_classes}, n_subclusters={n_subclusters}: the scale needs 3 centres")
+            raise ValueError(
+                f"n_classes={n_classes}, n_subclusters={n_subclusters}: the scale needs 3 centres"
+            )
         self.scale = math.sqrt(2) * math.log(n_classes * n_subclusters - 1)
         # Xavier-uniform of the (embedding_size, n_classes * n_subclusters) matrix
         bound = math.sqrt(6 / (embedding_size + n_classes * n_subclusters))

@@ -5,7 +5,9 @@ from scipy.stats import hmean
 from sklearn.metrics import roc_auc_score
 
 SECTION = "0"
-OFFICIAL = tuple(f"{SECTION}_{name}" for name in ("source_auc_all", "target_auc_all", "all_pauc_all"))
+OFFICIAL = tuple(
+    f"{SECTION}_{name}" for name in ("source_auc_all", "target_auc_all", "all_pauc_all")
+)
 MAX_FPR = 0.1
 
 
@@ -27,7 +29,9 @@ def evaluate(scores: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray) -
         raise ValueError("is_normal and is_target must be bool or 0/1")  # nan would count as true
     normal, target = np.asarray(is_normal).astype(bool), np.asarray(is_target).astype(bool)
     if not len(scores) == len(normal) == len(target):
-        raise ValueError(f"scores, is_normal, is_target differ in length: {len(scores)}, {len(normal)}, {len(target)}")
+        raise ValueError(
+            f"scores, is_normal, is_target differ in length: {len(scores)}, {len(normal)}, {len(target)}"
+        )
     if np.isnan(scores).any():
         raise ValueError(f"{np.isnan(scores).sum()} of {len(scores)} scores are nan")
     domains = {"source": ~target, "target": target}
@@ -38,7 +42,10 @@ def evaluate(scores: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray) -
             return float("nan")
         return float(roc_auc_score(anomalies[chosen], scores[chosen], max_fpr=max_fpr))
 
-    result = {f"{SECTION}_{name}_auc_all": auc(normal & domain, ~normal) for name, domain in domains.items()}
+    result = {
+        f"{SECTION}_{name}_auc_all": auc(normal & domain, ~normal)
+        for name, domain in domains.items()
+    }
     result[f"{SECTION}_all_pauc_all"] = auc(normal, ~normal, MAX_FPR)
     for name, domain in domains.items():
         result[f"{SECTION}_{name}_pauc_all"] = auc(normal & domain, ~normal, MAX_FPR)

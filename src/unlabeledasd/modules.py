@@ -44,23 +44,33 @@ class DiscriminativeModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         # The draws of an epoch depend on the seed and the epoch alone, so that a resumed run repeats them.
-        self.generator = torch.Generator(self.device).manual_seed(self.seed * 100_003 + self.current_epoch)
+        self.generator = torch.Generator(self.device).manual_seed(
+            self.seed * 100_003 + self.current_epoch
+        )
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         wave, labels = batch
         # F.one_hot would wait for a GPU
-        soft_labels = (labels[:, None] == torch.arange(self.n_classes, device=labels.device)).float()
+        soft_labels = (
+            labels[:, None] == torch.arange(self.n_classes, device=labels.device)
+        ).float()
         wave, soft_labels = mixup(to_float(wave), soft_labels, self.mixup_prob, self.generator)
         embedding, branches = self.extractor(wave)
         with torch.autocast(wave.device.type, enabled=False):
             losses = self.losses(embedding, branches, soft_labels)
         total = sum(losses.values())
         self.log("loss", total, on_step=True, on_epoch=True, batch_size=len(wave))
-        self.log_dict({f"loss/{name}": value for name, value in losses.items()}, on_step=False, on_epoch=True,
-                      batch_size=len(wave))  # fmt: skip
+        self.log_dict(
+            {f"loss/{name}": value for name, value in losses.items()},
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(wave),
+        )
         return total
 
-    def losses(self, embedding: Tensor, branches: list[Tensor], soft_labels: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self, embedding: Tensor, branches: list[Tensor], soft_labels: Tensor
+    ) -> dict[str, Tensor]:
         """The weighted terms of the loss by name."""
         return {"whole": self.loss(embedding, soft_labels)}
 
@@ -83,14 +93,19 @@ class SubspaceLossModule(DiscriminativeModule):
         self.subspace_weight = subspace_weight
         n_heads = extractor.n_branches if subspace_weight else 0
         self.branch_losses = nn.ModuleList(
-            loss(embedding_size=BRANCH_SIZE, n_classes=n_classes, trainable=True) for _ in range(n_heads)
+            loss(embedding_size=BRANCH_SIZE, n_classes=n_classes, trainable=True)
+            for _ in range(n_heads)
         )
 
-    def losses(self, embedding: Tensor, branches: list[Tensor], soft_labels: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self, embedding: Tensor, branches: list[Tensor], soft_labels: Tensor
+    ) -> dict[str, Tensor]:
         terms = super().losses(embedding, branches, soft_labels)
         if self.branch_losses:
             heads = zip(self.branch_losses, branches, strict=True)
-            terms["branches"] = self.subspace_weight * sum(head(branch, soft_labels) for head, branch in heads)
+            terms["branches"] = self.subspace_weight * sum(
+                head(branch, soft_labels) for head, branch in heads
+            )
         return terms
 
 
@@ -113,9 +128,13 @@ class FeatExModule(DiscriminativeModule):
         super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed)
         self.featex_weight, self.featex_prob = featex_weight, featex_prob
         n_exchanged = n_classes * (extractor.n_branches + 1)
-        self.exchanged_loss = loss(embedding_size=extractor.embedding_size, n_classes=n_exchanged, trainable=True)
+        self.exchanged_loss = loss(
+            embedding_size=extractor.embedding_size, n_classes=n_exchanged, trainable=True
+        )
 
-    def losses(self, embedding: Tensor, branches: list[Tensor], soft_labels: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self, embedding: Tensor, branches: list[Tensor], soft_labels: Tensor
+    ) -> dict[str, Tensor]:
         exchanged = exchange_features(branches, soft_labels, self.featex_prob, self.generator)
         return super().losses(embedding, branches, soft_labels) | {
             "exchanged": self.featex_weight * self.exchanged_loss(*exchanged)
@@ -156,7 +175,9 @@ class TripletModule(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         x, noise = self.extractor.stft(to_float(batch[0])).chunk(2)
-        triplet = torch.cat([*self.triplet(x, noise)])  # one pass: batch statistics are those of all three
+        triplet = torch.cat(
+            [*self.triplet(x, noise)]
+        )  # one pass: batch statistics are those of all three
         anchor, positive, negative = self.extractor.encode(triplet).chunk(3)
         loss = F.triplet_margin_loss(anchor, positive, negative, margin=self.margin)
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(x))
@@ -174,7 +195,11 @@ class TripletModule(pl.LightningModule):
             low, high = self.stretch_ratios[interval]
             ratio = low + (high - low) * torch.rand(1, generator=self.generator).item()
             negative[i] = stretch(x[i], ratio, axis)
-        return anchor, positive, self.add_noise(negative, noise[self.permutation(size)], self.noise_prob)
+        return (
+            anchor,
+            positive,
+            self.add_noise(negative, noise[self.permutation(size)], self.noise_prob),
+        )
 
     def permutation(self, size: int) -> Tensor:
         return torch.randperm(size, generator=self.generator)

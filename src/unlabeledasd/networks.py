@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlabeledasd.errors import InputError
-from unlabeledasd.layers import ResidualFunction, in_layout
+from unlabeledasd.fast.residual import ResidualFunction, in_layout
+from unlabeledasd.fast.stem import Stem
 from unlabeledasd.spectra import StftMagnitude, spectrum_magnitude
-from unlabeledasd.stem import Stem
 
 BRANCH_SIZE = 128  # numbers per branch
 SPECTRUM_CONVS = ((256, 64), (64, 32), (16, 4))  # kernel, stride
@@ -48,13 +48,20 @@ class SpectrumEncoder(nn.Module):
         layers: list[nn.Module] = []
         channels, length = 1, n_bins
         for kernel, stride in SPECTRUM_CONVS:
-            layers += [nn.Conv1d(channels, BRANCH_SIZE, kernel, stride, bias=False), nn.ReLU(),
-                       SqueezeExcitation(BRANCH_SIZE)]  # fmt: skip
+            layers += [
+                nn.Conv1d(channels, BRANCH_SIZE, kernel, stride, bias=False),
+                nn.ReLU(),
+                SqueezeExcitation(BRANCH_SIZE),
+            ]
             channels, length = BRANCH_SIZE, (length - kernel) // stride + 1
         self.convs = nn.Sequential(*layers)
         layers, size = [], BRANCH_SIZE * length
         for _ in range(5):
-            layers += [nn.Linear(size, BRANCH_SIZE, bias=False), nn.BatchNorm1d(BRANCH_SIZE), nn.ReLU()]
+            layers += [
+                nn.Linear(size, BRANCH_SIZE, bias=False),
+                nn.BatchNorm1d(BRANCH_SIZE),
+                nn.ReLU(),
+            ]
             size = BRANCH_SIZE
         self.head = nn.Sequential(*layers, nn.Linear(size, BRANCH_SIZE, bias=False))
 
@@ -72,17 +79,27 @@ class ResidualBlock(nn.Module):
         self.inner_norm = nn.BatchNorm2d(out_channels)
         self.inner_conv = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.rescale = SqueezeExcitation(out_channels)
-        self.skip = nn.Conv2d(in_channels, out_channels, 1, bias=False) if stride > 1 else nn.Identity()
+        self.skip = (
+            nn.Conv2d(in_channels, out_channels, 1, bias=False) if stride > 1 else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         stride = self.conv.stride[0]
         if self.training:
-            norms, kernels = (self.norm, self.inner_norm), [self.conv.weight, self.inner_conv.weight]
+            norms, kernels = (
+                (self.norm, self.inner_norm),
+                [self.conv.weight, self.inner_conv.weight],
+            )
             kernels += [self.skip.weight] if stride > 1 else []
             return ResidualFunction.apply(
-                in_layout(x), *norms, stride, self.rescale.squeeze.weight, self.rescale.excite.weight,
-                *(p for norm in norms for p in (norm.weight, norm.bias)), *kernels,
-            )  # fmt: skip
+                in_layout(x),
+                *norms,
+                stride,
+                self.rescale.squeeze.weight,
+                self.rescale.excite.weight,
+                *(p for norm in norms for p in (norm.weight, norm.bias)),
+                *kernels,
+            )
         x = self.norm(x)
         out = self.rescale(self.inner_conv(F.relu(self.inner_norm(self.conv(F.relu(x))))))
         return out.add_(self.skip(F.max_pool2d(x, 3, stride, padding=1) if stride > 1 else x))
@@ -100,18 +117,24 @@ class StftEncoder(nn.Module):
         layers: list[nn.Module] = [Stem(16, kernel=7)]
         in_channels, height = 16, ((n_bins - 7) // 2 + 1 - 3) // 2 + 1
         for channels, stride in ((16, 1), (32, 2), (64, 2), (128, 2)):
-            layers += [ResidualBlock(in_channels, channels, stride), ResidualBlock(channels, channels, 1)]
+            layers += [
+                ResidualBlock(in_channels, channels, stride),
+                ResidualBlock(channels, channels, 1),
+            ]
             in_channels, height = channels, -(-height // stride)
         # the layout in which a CPU convolves these few channels faster
         self.blocks = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.head = nn.Sequential(
-            nn.BatchNorm1d(in_channels * height), nn.Linear(in_channels * height, BRANCH_SIZE, bias=False)
+            nn.BatchNorm1d(in_channels * height),
+            nn.Linear(in_channels * height, BRANCH_SIZE, bias=False),
         )
 
     def forward(self, stft: Tensor) -> Tensor:
         frames = stft.transpose(1, 2)  # (B, frames, n_bins)
         stem, *blocks = self.blocks
-        x = stem(frames, self.norm)  # which takes the statistics of each bin over all frames of all clips
+        x = stem(
+            frames, self.norm
+        )  # which takes the statistics of each bin over all frames of all clips
         for block in blocks:
             x = block(x)
         x = x.permute(0, 2, 3, 1)  # (B, frames', F', 128), as in memory
@@ -121,7 +144,13 @@ class StftEncoder(nn.Module):
 class StftBranch(nn.Module):
     """(B, T) -> (B, 128) by one STFT resolution."""
 
-    def __init__(self, n_fft: int, sample_rate: int, band_hz: Sequence[float], time_mean_removed: bool = False):
+    def __init__(
+        self,
+        n_fft: int,
+        sample_rate: int,
+        band_hz: Sequence[float],
+        time_mean_removed: bool = False,
+    ):
         super().__init__()
         self.time_mean_removed = time_mean_removed
         self.stft = StftMagnitude(n_fft, sample_rate, band_hz)
@@ -161,7 +190,9 @@ class MultiResolutionNet(nn.Module):
                 f"({-(-least * 1000 // sample_rate) / 1000:.3f} s at {sample_rate} Hz)"
             )
         if unknown := set(time_mean_removed) - set(n_ffts):
-            raise InputError(f"time_mean_removed={sorted(unknown)}: not among n_ffts={list(n_ffts)}")
+            raise InputError(
+                f"time_mean_removed={sorted(unknown)}: not among n_ffts={list(n_ffts)}"
+            )
         self.spectrum = SpectrumEncoder(self.n_samples // 2 + 1)
         self.stfts = nn.ModuleList(
             StftBranch(n_fft, sample_rate, band_hz, n_fft in time_mean_removed) for n_fft in n_ffts
@@ -171,8 +202,13 @@ class MultiResolutionNet(nn.Module):
 
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
         if wave.dim() != 2 or wave.shape[1] != self.n_samples:
-            raise InputError(f"waveforms of shape {tuple(wave.shape)}: expected (batch, {self.n_samples})")
-        branches = [self.spectrum(spectrum_magnitude(wave)), *(branch(wave) for branch in self.stfts)]
+            raise InputError(
+                f"waveforms of shape {tuple(wave.shape)}: expected (batch, {self.n_samples})"
+            )
+        branches = [
+            self.spectrum(spectrum_magnitude(wave)),
+            *(branch(wave) for branch in self.stfts),
+        ]
         return torch.cat(branches, dim=1), branches
 
 

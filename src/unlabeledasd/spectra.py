@@ -27,16 +27,26 @@ class StftMagnitude(nn.Module):
     logarithm. In memory the frames come first, as the transform makes them.
     """
 
-    def __init__(self, n_fft: int, sample_rate: int = 16000, band_hz: Sequence[float] = (200, 8000)):
+    def __init__(
+        self, n_fft: int, sample_rate: int = 16000, band_hz: Sequence[float] = (200, 8000)
+    ):
         super().__init__()
         low, high = band_hz
         frequencies = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * sample_rate / n_fft
         bins = torch.nonzero((frequencies >= low) & (frequencies <= high)).flatten()
         if len(bins) == 0:
-            raise InputError(f"band_hz={list(band_hz)}: no frequency bin of n_fft={n_fft} lies in it")
-        self.n_fft, self.first, self.n_bins = n_fft, int(bins[0]), len(bins)  # the band is one slice
+            raise InputError(
+                f"band_hz={list(band_hz)}: no frequency bin of n_fft={n_fft} lies in it"
+            )
+        self.n_fft, self.first, self.n_bins = (
+            n_fft,
+            int(bins[0]),
+            len(bins),
+        )  # the band is one slice
         window = torch.hann_window(n_fft, dtype=torch.float64)  # periodic
-        self.register_buffer("window", (window / window.square().sum().sqrt()).float(), persistent=False)
+        self.register_buffer(
+            "window", (window / window.square().sum().sqrt()).float(), persistent=False
+        )
 
     def forward(self, wave: Tensor) -> Tensor:
         # some clips at a time: the overlapping frames and their complex spectra are four times as large as the result

@@ -31,7 +31,9 @@ def opened(path: Path) -> Iterator[soundfile.SoundFile]:
     except InputError:
         raise
     except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
-        raise InputError(f"{path}: cannot be read as audio ({why_unreadable(path) or error})") from None
+        raise InputError(
+            f"{path}: cannot be read as audio ({why_unreadable(path) or error})"
+        ) from None
 
 
 def why_unreadable(path: Path) -> str:
@@ -39,7 +41,11 @@ def why_unreadable(path: Path) -> str:
     try:
         path.open("rb").close()
     except FileNotFoundError:
-        return f"a link to {path.readlink()}, which is not there" if path.is_symlink() else "no such file"
+        return (
+            f"a link to {path.readlink()}, which is not there"
+            if path.is_symlink()
+            else "no such file"
+        )
     except OSError as error:
         return str(error.strerror)
     return ""
@@ -51,23 +57,31 @@ def check_clip(path: Path, sample_rate: int, channel: int | None = None) -> floa
         return check_header(path, file, sample_rate, channel)
 
 
-def check_header(path: Path, file: soundfile.SoundFile, sample_rate: int, channel: int | None) -> float:
+def check_header(
+    path: Path, file: soundfile.SoundFile, sample_rate: int, channel: int | None
+) -> float:
     if file.samplerate != sample_rate:
         raise InputError(f"{path}: sample rate {file.samplerate} Hz, expected {sample_rate} Hz")
     check_whole(path)
     if file.frames == 0:
         raise InputError(f"{path}: no samples in it")
     if channel is None and file.channels > 1:
-        raise InputError(f"{path}: {file.channels} channels, expected one (dataset.channel=0 takes the first)")
+        raise InputError(
+            f"{path}: {file.channels} channels, expected one (dataset.channel=0 takes the first)"
+        )
     if channel is not None and channel >= file.channels:
-        raise InputError(f"{path}: {file.channels} channel(s), but dataset.channel={channel} (counted from 0)")
+        raise InputError(
+            f"{path}: {file.channels} channel(s), but dataset.channel={channel} (counted from 0)"
+        )
     return file.frames / sample_rate
 
 
 def check_whole(path: Path) -> None:
     promised, there = data_bytes(path)
     if there < promised:
-        raise InputError(f"{path}: truncated, {there:,} of the {promised:,} bytes of samples that its header tells of")
+        raise InputError(
+            f"{path}: truncated, {there:,} of the {promised:,} bytes of samples that its header tells of"
+        )
 
 
 def data_bytes(path: Path) -> tuple[int, int]:
@@ -102,10 +116,17 @@ def check_clips(root: Path, paths: list[str], sample_rate: int, channel: int | N
             silent.append(path)
             continue
         other = known.setdefault(head.tobytes(), path)
-        if other.split("/")[0] != path.split("/")[0] and (root / other).read_bytes() == (root / path).read_bytes():
-            raise InputError(f"{root / path}: the same recording as {other}; a clip belongs to one machine")
+        if (
+            other.split("/")[0] != path.split("/")[0]
+            and (root / other).read_bytes() == (root / path).read_bytes()
+        ):
+            raise InputError(
+                f"{root / path}: the same recording as {other}; a clip belongs to one machine"
+            )
     if silent:
-        print(f"note: {root / silent[0]}: silent, all samples are equal ({len(silent)} such clips); used as it is")
+        print(
+            f"note: {root / silent[0]}: silent, all samples are equal ({len(silent)} such clips); used as it is"
+        )
 
 
 def is_constant(wave: np.ndarray) -> bool:
@@ -129,7 +150,9 @@ def read_clip(path: Path, channel: int | None = None) -> np.ndarray:
             if not math.isfinite(peak):
                 bad = np.flatnonzero(~np.isfinite(wave))
                 first = wave[bad[0]]
-                raise InputError(f"{path}: sample {bad[0]} is {first}, not a finite number ({len(bad)} such)")
+                raise InputError(
+                    f"{path}: sample {bad[0]} is {first}, not a finite number ({len(bad)} such)"
+                )
             if peak > 1:
                 tell_loud(path, peak)
     return wave
@@ -137,7 +160,10 @@ def read_clip(path: Path, channel: int | None = None) -> np.ndarray:
 
 @cache  # once per process
 def tell_loud(path: Path, peak: float) -> None:
-    tqdm.write(f"note: {path}: samples up to {peak:g}, beyond full scale (1.0); used as they are", file=sys.stderr)
+    tqdm.write(
+        f"note: {path}: samples up to {peak:g}, beyond full scale (1.0); used as they are",
+        file=sys.stderr,
+    )
 
 
 def fit_length(wave: np.ndarray, length: int, position: float = 0.0) -> np.ndarray:

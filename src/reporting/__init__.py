@@ -1,0 +1,1 @@
+"""Tables, pages and intervals over finished runs."""

@@ -1,0 +1,1 @@
+"""From the Hydra configuration to checked objects; what a run keeps of it."""

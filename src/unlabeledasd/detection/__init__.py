@@ -1,0 +1,1 @@
+"""Use a trained run: load it, score recordings."""

@@ -1,0 +1,73 @@
+"""Recordings of any sample rate, length and number of channels, as windows that an extractor takes.
+
+Read and resampled block by block, so that memory does not grow with the length of a recording.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import soxr
+
+from unlabeledasd.errors import InputError
+from unlabeledasd.waveforms import check_whole, fit_length, opened
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".w64")
+BLOCK_SECONDS = 10
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """Recordings below `folder`, sorted; hidden ones left out."""
+    files = (
+        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+    )
+    return sorted(files)
+
+
+def read_blocks(path: Path, sample_rate: int, channel: int | None = None) -> Iterator[np.ndarray]:
+    """Blocks (T,) float32 in [-1, 1] at `sample_rate`, resampled by soxr at high quality; together the recording.
+
+    channel: counted from 0; None: the mean of all. A recording of one channel is taken as it is.
+    """
+    with opened(path) as file:
+        if channel is not None and not 0 <= channel < file.channels and file.channels > 1:
+            raise InputError(
+                f"{path}: {file.channels} channels, but channel {channel} is asked for (from 0)"
+            )
+        check_whole(path)
+        resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32")
+        for block in file.blocks(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True):
+            wave = (
+                block.mean(axis=1) if channel is None or file.channels == 1 else block[:, channel]
+            )
+            if not np.isfinite(wave).all():
+                raise InputError(f"{path}: samples in it are not finite numbers")
+            wave = np.ascontiguousarray(wave)
+            yield wave if file.samplerate == sample_rate else resampler.resample_chunk(wave)
+        if file.samplerate != sample_rate:
+            yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def windows(
+    blocks: Iterable[np.ndarray], length: int, hop: int
+) -> Iterator[tuple[int, np.ndarray]]:
+    """(first sample, window (length,)) of a recording that comes in blocks (T,).
+
+    Up to `length` samples: one window, repeated from its first sample as in training. Longer: one every `hop`
+    samples, and a last one that ends where the recording does. Nothing for an empty recording.
+    """
+    if not 0 < hop <= length:
+        raise ValueError(f"hop={hop}: at least 1 and at most {length}")
+    start, ahead, last = 0, np.empty(0, np.float32), None  # ahead: samples from `start` on
+    for block in blocks:
+        ahead = np.concatenate([ahead, block])
+        while len(ahead) >= length:
+            last = ahead[:length]
+            yield start, last
+            start, ahead = start + hop, ahead[hop:]
+    if last is None:
+        if len(ahead):
+            yield 0, fit_length(ahead, length)
+    elif len(ahead) > length - hop:  # samples that no window holds yet
+        end = np.concatenate([last[:hop], ahead])
+        yield start - hop + len(end) - length, end[-length:]

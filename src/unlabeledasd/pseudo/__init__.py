@@ -1,0 +1,1 @@
+"""Pseudo-labels: embeddings, clusters, the file that keeps them."""

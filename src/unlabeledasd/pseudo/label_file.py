@@ -1,0 +1,141 @@
+"""The file of pseudo-labels of one source, and the training labels made from it."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from unlabeledasd.clips import NO_ATTRIBUTE, UNKNOWN, parse_clip
+from unlabeledasd.errors import InputError
+from unlabeledasd.files import write_json
+from unlabeledasd.labels import Labels
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """The file labels.json of one source of pseudo-labels for one dataset.
+
+    recordings: machine -> fingerprint of its training clips; clips: path -> name of its class; settings: how the
+    clusters were made.
+    """
+
+    dataset: str
+    source: str  # class_1: the source and, if it has one, the seed
+    settings: dict
+    recordings: dict[str, str]
+    clips: dict[str, str]
+
+    def save(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "PseudoLabels":
+        try:
+            labels = cls(**json.loads(path.read_text(encoding="utf-8")))
+            if wrong := [p for p, name in labels.clips.items() if not isinstance(name, str)]:
+                raise ValueError(f"the class of {wrong[0]} is no text")
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{path}: not a file of pseudo-labels ({error})") from None
+        return labels
+
+
+def source_name(source: str, seed: int | None) -> str:
+    return source if seed is None else f"{source}_{seed}"
+
+
+def labels_from_file(
+    table: pd.DataFrame,
+    root: str | Path,
+    dataset: str,
+    folder: str | Path,
+    source: str,
+    seed: int | None = None,
+    hide: Sequence[str] | str = (),
+    command: str = "pseudoattr/pseudo_attr.sh",
+) -> Labels:
+    """Pseudo-labels, from `folder`/<source>[_<seed>]/labels.json, for the machines without attributes, and classes
+    machine-domain-attribute for the others.
+
+    hide: machines that count as unlabeled though their names tell attributes, or "all"; command: makes the file.
+    The file must be of this dataset and source, and of exactly these recordings in `root`.
+    """
+    name = source_name(source, seed)
+    file = Path(folder) / name / "labels.json"
+    if not file.is_file():
+        raise InputError(f"{file}: no such pseudo-labels; they are made by: {command}")
+    pseudo = PseudoLabels.load(file)
+    if (pseudo.dataset, pseudo.source) != (dataset, name):
+        raise InputError(
+            f"{file}: says it is of {pseudo.source}, dataset {pseudo.dataset}; wanted {name}, {dataset}"
+        )
+    training = table[table.split == "train"]
+    unlabeled = training[training.machine.isin(unlabeled_machines(training, hide))]
+    for complaint in misfits(pseudo, unlabeled, root):
+        raise InputError(f"{file}: {complaint}; make it anew: {command}")
+    names = training[["machine", "domain", "attribute"]].agg("-".join, axis=1)
+    names = [pseudo.clips.get(path, name) for path, name in zip(training.path, names, strict=True)]
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    return Labels.from_names(training.path.tolist(), names, {"file": str(file), "sha256": sha256})
+
+
+def misfits(pseudo: PseudoLabels, unlabeled: pd.DataFrame, root: str | Path) -> Iterator[str]:
+    """What speaks against these labels for the training clips of the unlabeled machines."""
+    machines, paths = set(unlabeled.machine), set(unlabeled.path)
+    for machine in sorted(machines - set(pseudo.recordings)):
+        yield f"has no labels of {machine}"
+    for machine in sorted(set(pseudo.recordings) - machines):
+        yield f"labels {machine}, which is no unlabeled machine here"
+    if lacking := paths - set(pseudo.clips):
+        yield f"has no label of {min(lacking)} ({len(lacking)} such clips)"
+    if strange := set(pseudo.clips) - paths:
+        yield f"labels {min(strange)}, which is no training clip here ({len(strange)} such clips)"
+    for machine, clips in unlabeled.groupby("machine").path:
+        if fingerprint(root, clips) != pseudo.recordings[machine]:
+            yield f"was made from other recordings of {machine}, of equal names"
+
+
+def unlabeled_machines(table: pd.DataFrame, hide: Sequence[str] | str = ()) -> list[str]:
+    """Machines none of whose training clips tells an attribute, and those to `hide` ("all": every one)."""
+    machines = table.machine.unique().tolist()
+    hide = machines if hide == "all" else hide
+    if unknown := sorted(set(hide) - set(machines)):
+        raise InputError(
+            f"dataset.hide: no machine {unknown[0]}; the machines are {', '.join(machines)}, or all"
+        )
+    tells = set(table.machine[(table.split == "train") & (table.attribute != NO_ATTRIBUTE)])
+    return [machine for machine in machines if machine in hide or machine not in tells]
+
+
+def true_attributes(table: pd.DataFrame, folder: str | Path) -> pd.Series:
+    """Attribute of every clip in `table`: from its name, or where that hides it from the official lists
+    `folder`/<machine>/attributes_<section>_<split>_correspondence.csv; else "unknown"."""
+    known = {}
+    for place in sorted(
+        {path.rpartition("/")[0] for path in table.path[table.attribute == NO_ATTRIBUTE]}
+    ):
+        machine, split = place.split("/")[:2]
+        for file in sorted(Path(folder, machine).glob(f"attributes_*_{split}_correspondence.csv")):
+            names = pd.read_csv(file)
+            if not {"source_file_name", "target_file_name"} <= set(names):
+                raise InputError(f"{file}: expected the columns source_file_name, target_file_name")
+            for true, hidden in zip(names.source_file_name, names.target_file_name, strict=True):
+                # the index of the true name is not always that of the clip
+                known[f"{place}/{hidden}"] = parse_clip(f"{machine}/{split}/{true}").attribute
+    pairs = zip(table.path, table.attribute, strict=True)
+    return pd.Series(
+        [known.get(p, UNKNOWN) if a == NO_ATTRIBUTE else a for p, a in pairs], table.index
+    )
+
+
+def fingerprint(root: str | Path, paths: Sequence[str]) -> str:
+    """SHA-256 over names, sizes and 4 kB from the middle of each clip: tells other recordings of equal names."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        with Path(root, path).open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(size // 2)
+            digest.update(f"{path} {size} ".encode() + file.read(4096))
+    return digest.hexdigest()

@@ -1,0 +1,409 @@
+"""The report page: its parts against independent figures, and the whole in a browser."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from matplotlib.image import imread
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+import report
+from conftest import ROOT, write_wav
+from reporting import page
+from reporting.worst_clips import audio_uri, spectrogram_uri, wrongness
+from unlabeledasd.files import write_csv, write_text
+from unlabeledasd.labels import Labels
+from unlabeledasd.metrics import evaluate
+from unlabeledasd.runs.folder import Run
+
+VERSION, EPOCHS = "epoch_1_2", ("epoch1", "epoch2")
+CLASS = "<!--<script></script>b"  # a name that must not end the page's data
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--enable-logging=stderr",
+]
+
+
+def make_results(folder, machines, methods, n_train=12, n_test=5, seconds=1.0, dataset="own"):
+    """Runs with random scores and maps, and the test clips (noise) that they name."""
+    rng = np.random.default_rng(0)
+    kinds = [(d, c) for d in ("source", "target") for c in ("normal", "anomaly")]
+    for machine in machines:
+        names = [
+            f"section_00_{d}_test_{c}_{i:04d}_v_{i % 3}.wav"
+            for d, c in kinds
+            for i in range(n_test)
+        ]
+        test = [f"{machine}/test/{name}" for name in names]
+        train = [
+            f"{machine}/train/section_00_source_train_normal_{i:04d}_v_{i % 3}.wav"
+            for i in range(n_train)
+        ]
+        raw = folder / "data" / dataset / "all/raw"
+        first = write_wav(raw / test[0], seconds=seconds, hz=500.0, seed=len(dataset))
+        for path in test[1:]:
+            (raw / path).hardlink_to(first)
+        for method in methods:
+            run = Run(folder / "results" / dataset / f"{method}_1")
+            text = f"data_dir: {folder}/data\ndataset: {{name: {dataset}, channel: null, sample_rate: 16000}}\n"
+            write_text(run.config, text)
+            classes = Labels.load(run.labels).clips if run.labels.is_file() else {}
+            Labels(["a", CLASS], classes | {path: i % 2 for i, path in enumerate(train)}).save(
+                run.labels
+            )
+            losses = pd.DataFrame(
+                {
+                    "epoch": [0, 0, 1, 1],
+                    "loss_step": [4.0, np.nan] * 2,
+                    "loss_epoch": [np.nan, 3.0, np.nan, 2.5],
+                }
+            )
+            write_csv(run.all / "logs/csv/version_0/metrics.csv", losses)
+            write_text(
+                run.all / "logs/csv/version_1/metrics.csv", ""
+            )  # of a process that was killed at once
+            words = {"is_normal": "_normal_", "is_target": "_target_"}
+            flags = {flag: [int(word in path) for path in test] for flag, word in words.items()}
+            for version in (VERSION, *EPOCHS):
+                stem = "ensemble" if version == VERSION else version
+                scores = rng.gamma(3, 0.1, len(test)).round(3)
+                table = pd.DataFrame({"path": test, **flags, "AS-X": scores})
+                write_csv(run.version(machine, version) / f"{stem}_test_score.csv", table)
+                held_out = pd.DataFrame({"path": train, "is_normal": 1, "is_target": 0})
+                held_out["AS-X"] = rng.gamma(3, 0.1, n_train)
+                write_csv(run.version(machine, version) / f"{stem}_held_out_score.csv", held_out)
+                row = {
+                    "post_process": "AS-X",
+                    **evaluate(scores, flags["is_normal"], flags["is_target"]),
+                }
+                write_csv(
+                    run.version(machine, version) / f"{stem}_test_result.csv", pd.DataFrame([row])
+                )
+                if version in EPOCHS:
+                    xy = rng.standard_normal((2, n_train + len(test))).round(4)
+                    plane = pd.DataFrame({"path": train + test, "x": xy[0], "y": xy[1]})
+                    write_csv(run.version(machine, version) / f"{stem}_map.csv", plane)
+            run.mark_done("settings")
+
+
+def make_page(folder, methods, *options, monkeypatch, datasets=("own",)) -> str:
+    arguments = [
+        "report.py",
+        "--datasets",
+        *datasets,
+        "--methods",
+        *methods,
+        "--seeds",
+        "1",
+        "--version",
+        VERSION,
+        "--results-dir",
+        str(folder / "results"),
+        "--name",
+        "table",
+        "--html",
+        *options,
+    ]
+    monkeypatch.setattr("sys.argv", arguments)
+    report.main()
+    return (folder / "results/table.html").read_text()
+
+
+def data_of(text: str) -> dict:
+    return json.loads(
+        re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)[1]
+    )
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """(folder, page) of two machines and two methods."""
+    make_results(tmp_path, ["fan", "pump"], ["na_1024", "na_0256"])
+    return tmp_path, make_page(tmp_path, ["na_1024", "na_0256"], monkeypatch=monkeypatch)
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+
+
+def test_wrongness_by_counting():
+    rng = np.random.default_rng(0)
+    scores, is_normal = rng.integers(0, 6, 40) / 2, rng.integers(0, 2, 40)
+    for value, score, normal in zip(wrongness(scores, is_normal), scores, is_normal, strict=True):
+        others = scores[is_normal != normal]
+        wrong = others < score if normal else others > score
+        assert value == pytest.approx((wrong.sum() + (others == score).sum() / 2) / len(others))
+    # the mean over the anomalies is what the AUC lacks
+    lacking = 1 - roc_auc_score(is_normal == 0, scores)
+    assert wrongness(scores, is_normal)[is_normal == 0].mean() == pytest.approx(lacking)
+
+
+def decoded(uri: str, kind: str) -> io.BytesIO:
+    head, _, content = uri.partition(",")
+    assert head == f"data:{kind};base64"
+    return io.BytesIO(base64.b64decode(content))
+
+
+@pytest.mark.parametrize("seconds", [0.3, 10.0, 18.0])
+def test_audio_and_picture(seconds):
+    time = np.arange(round(seconds * 16000)) / 16000
+    wave = (0.2 * np.sin(2 * np.pi * 2000 * time)).astype(np.float32)
+    audio, rate = soundfile.read(decoded(audio_uri(wave, 16000), "audio/ogg"))
+    assert (rate, len(audio)) == (16000, len(wave))
+    assert np.corrcoef(audio, wave)[0, 1] > 0.97
+    picture = (
+        np.asarray(Image.open(decoded(spectrogram_uri(wave, 16000), "image/webp")))
+        .astype(int)
+        .sum(-1)
+    )
+    assert picture.shape[0] == 128
+    assert picture.shape[1] <= 600
+    row = picture.mean(axis=1).argmax()  # 2000 of 8000 Hz, counted from the bottom
+    assert 127 - row in (31, 32)
+
+
+def test_silence_and_the_shortest_clip():
+    for wave in (np.zeros(16000, np.float32), np.ones(1, np.float32)):
+        assert decoded(spectrogram_uri(wave, 16000), "image/webp").read()
+        assert decoded(audio_uri(wave, 16000), "audio/ogg").read()
+
+
+def test_roc_and_its_partial_area():
+    rng = np.random.default_rng(0)
+    scores, is_normal, is_target = (
+        rng.standard_normal(200).round(1),
+        rng.integers(0, 2, 200),
+        rng.integers(0, 2, 200),
+    )
+    curves, figures = (
+        page.roc_curves(scores, is_normal, is_target),
+        evaluate(scores, is_normal, is_target),
+    )
+    for name in ("source", "target"):
+        assert np.trapezoid(curves[name][1], curves[name][0]) == pytest.approx(
+            figures[f"0_{name}_auc_all"], abs=1e-3
+        )
+    area = np.trapezoid(curves["partial"][1], curves["partial"][0])
+    assert (1 + (area - 0.005) / (0.1 - 0.005)) / 2 == pytest.approx(
+        figures["0_all_pauc_all"], abs=1e-3
+    )
+    assert page.roc_curves(scores, np.ones(200, int), is_target) == {}
+
+
+# --- the data -----------------------------------------------------------------------------------------------------
+
+
+def test_data_of_the_page(small):
+    folder, text = small
+    (own,) = data_of(text)["datasets"]
+    run = Run(folder / "results/own/na_1024_1")
+    test = pd.read_csv(run.version("pump", VERSION) / "ensemble_test_score.csv")
+    found = own["methods"]["na_1024"]["machines"]["pump"]
+    for domain in (0, 1):
+        for normal in (0, 1):
+            name = f"{('source', 'target')[domain]} {('anomaly', 'normal')[normal]}"
+            expected = test["AS-X"][(test.is_target == domain) & (test.is_normal == normal)]
+            np.testing.assert_allclose(found["scores"][name], expected, rtol=0.01)
+    plane = pd.read_csv(run.version("pump", "epoch2") / "epoch2_map.csv")  # of the last epoch
+    np.testing.assert_allclose(found["map"]["x"], plane.x, atol=1e-3)
+    clips = own["clips"]["pump"]
+    assert clips["path"] == plane.path.tolist()
+    for key, expected in (("attribute", "v_2"), ("domain", "target"), ("condition", "anomaly")):
+        named = [
+            clips["path"][i]
+            for i, c in enumerate(clips[key]["codes"])
+            if clips[key]["names"][c] == expected
+        ]
+        word = {"v_2": "_v_2.wav", "target": "_target_", "anomaly": "_anomaly_"}[expected]
+        assert named == [path for path in clips["path"] if word in path]
+    assert found["map"]["class"]["names"] == [CLASS, "a", "test clip"]
+    assert own["methods"]["na_0256"]["losses"] == {"epoch": [1, 2], "loss": [3.0, 2.5]}
+    worst = [path for path, _ in found["worst"]]
+    wrong = wrongness(test["AS-X"], test.is_normal)
+    assert worst == test.path[np.argsort(-wrong, kind="stable")[:3]].tolist()
+
+
+def test_unknown_ground_truth_and_clips_that_are_gone(tmp_path, monkeypatch):
+    make_results(tmp_path, ["fan"], ["na_1024"])
+    run = Run(tmp_path / "results/own/na_1024_1")
+    file = run.version("fan", VERSION) / "ensemble_test_score.csv"
+    table = pd.read_csv(file).assign(is_normal=None, is_target=None)
+    write_csv(file, table)
+    for version in (VERSION, *EPOCHS):
+        (
+            run.version("fan", version)
+            / f"{'ensemble' if version == VERSION else version}_test_result.csv"
+        ).unlink()
+    shutil.rmtree(tmp_path / "data")
+    own = data_of(make_page(tmp_path, ["na_1024"], "--clips", "1", monkeypatch=monkeypatch))
+    fan = own["datasets"][0]["methods"]["na_1024"]["machines"]["fan"]
+    assert "roc" not in fan
+    assert set(fan["scores"]) == {"unknown", "held-out training"}
+    assert [path for path, _ in fan["worst"]] == [table.path[table["AS-X"].idxmax()]]
+    assert list(own["media"].values()) == [None]
+
+
+def test_equal_names_in_two_datasets(tmp_path, monkeypatch):
+    for dataset in ("own", "other"):
+        make_results(tmp_path, ["fan"], ["na_1024"], dataset=dataset)
+    data = data_of(
+        make_page(tmp_path, ["na_1024"], monkeypatch=monkeypatch, datasets=("own", "other"))
+    )
+    own, other = (
+        entry["methods"]["na_1024"]["machines"]["fan"]["worst"] for entry in data["datasets"]
+    )
+    assert own == other  # names and scores; the recordings are others
+    for path, _ in own:
+        assert data["media"][f"own/{path}"][1] != data["media"][f"other/{path}"][1]
+
+
+# --- in a browser -------------------------------------------------------------------------------------------------
+
+COLLECT = """<script>window.told = [];
+addEventListener("error", event => told.push("error: " + event.message));
+for (const kind of ["error", "warn"]) console[kind] = (...words) => told.push(words.join(" "));
+</script>"""
+
+TRY_OUT = """<script>
+const wait = ms => new Promise(done => setTimeout(done, ms));
+async function tryOut() {
+  const seen = [], plots = [...document.querySelectorAll(".plot")].filter(plot => plot.querySelector(".main-svg"));
+  seen.push(["plots", plots.map(plot => plot.id)]);
+  for (const tab of ["pump", "na_0256"]) {
+    [...document.querySelectorAll("[role=tab]")].find(t => t.textContent === tab).click();
+    await wait(200);
+    seen.push(["heading", document.getElementById("heading").textContent]);
+  }
+  const select = document.getElementById("color"), names = [];
+  for (const option of select.options) {
+    select.value = option.value;
+    select.dispatchEvent(new Event("change"));
+    await wait(200);
+    names.push(document.getElementById("map").data.map(trace => trace.name));
+  }
+  seen.push(["colours", names]);
+  for (const id of ["map", "roc", "scores"]) {
+    const plot = document.getElementById(id);
+    plot.scrollIntoView();
+    await wait(200);
+    const mark = plot.querySelector(".point path, path.point, path.js-line"), box = mark.getBoundingClientRect();
+    let at = new DOMPoint(box.x + box.width / 2, box.y + box.height / 2);
+    if (id === "roc") at = mark.getPointAtLength(mark.getTotalLength() / 2).matrixTransform(mark.getScreenCTM());
+    const move = new MouseEvent("mousemove", {clientX: at.x, clientY: at.y, bubbles: true, view: window});
+    plot.querySelector(".nsewdrag").dispatchEvent(move);
+    await wait(400);
+    seen.push(["hover " + id, [...plot.querySelectorAll(".hovertext, .axistext")].map(t => t.textContent)]);
+  }
+  const audio = document.querySelector("audio");
+  audio.load();
+  for (let i = 0; i < 500 && !audio.readyState && !audio.error; i++) {
+    await wait(10);
+    for (let j = 0; j < 1e7; j++) Math.sqrt(j);  // time is virtual here, but not for the decoder's process
+  }
+  seen.push(["audio", audio.duration]);
+  seen.push(["pictures", [...document.querySelectorAll("#worst img")].map(image => image.naturalHeight)]);
+  seen.push(["wider than the window", document.documentElement.scrollWidth > innerWidth]);
+  const requests = performance.getEntriesByType("resource").map(request => request.name);
+  seen.push(["requests", requests.filter(name => !name.startsWith("data:"))]);
+  const outcome = document.createElement("pre");
+  outcome.id = "outcome";
+  outcome.textContent = JSON.stringify({seen, told});
+  document.body.append(outcome);
+}
+tryOut();
+</script>"""
+
+needs_browser = pytest.mark.skipif(not BROWSER, reason="no chromium here: apt install chromium")
+
+
+def browse(file, profile, *flags) -> subprocess.CompletedProcess:
+    command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", *flags, file.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def outcome_of(text: str, folder, *flags) -> dict:
+    file = folder / "tried.html"
+    file.write_text(
+        text.replace("<head>", "<head>" + COLLECT).replace("</body>", TRY_OUT + "</body>")
+    )
+    done = browse(file, folder / "profile", "--virtual-time-budget=20000", "--dump-dom", *flags)
+    assert ":CONSOLE" not in done.stderr, done.stderr
+    text = re.search(r'<pre id="outcome">(.*?)</pre>', done.stdout, re.DOTALL)[1]
+    return json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+
+
+@needs_browser
+@pytest.mark.parametrize("window", ["1280,900", "500,900"])
+def test_page_in_a_browser(small, window):
+    folder, text = small
+    outcome = outcome_of(text, folder, f"--window-size={window}")
+    assert outcome["told"] == []
+    seen = dict(outcome["seen"])
+    headings = [text for key, text in outcome["seen"] if key == "heading"]
+    assert headings == ["pump, na_1024, seed 1", "pump, na_0256, seed 1"]
+    assert seen["plots"] == ["roc", "scores", "epochs", "loss", "map"]
+    assert seen["colours"] == [
+        [CLASS, "a", "test clip"],
+        ["source", "target"],
+        ["v_0", "v_1", "v_2"],
+        ["anomaly", "normal", "training"],
+    ]
+    assert any("section_00_" in text for text in seen["hover map"]), seen
+    assert seen["hover roc"]
+    assert seen["hover scores"]
+    assert seen["audio"] == pytest.approx(1.0, abs=0.05)
+    assert seen["pictures"] == [128, 128, 128]
+    assert seen["wider than the window"] is False
+    assert seen["requests"] == []
+
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True])
+def test_light_and_dark(small, dark):
+    folder, _ = small
+    flags = [
+        "--blink-settings=preferredColorScheme=" + "10"[dark],
+        "--screenshot=" + str(folder / "shot.png"),
+    ]
+    browse(folder / "results/table.html", folder / "profile", "--virtual-time-budget=5000", *flags)
+    brightness = np.median(imread(folder / "shot.png")[..., :3])
+    assert (brightness < 0.2) if dark else (brightness > 0.9)
+
+
+def test_size_and_loading_time(tmp_path, monkeypatch):
+    """16 machines x 3 methods with as many clips of 10 s as DCASE has; noise, which compresses worst."""
+    machines, methods = [f"machine{i}" for i in range(16)], ["na_1024", "na_0256", "na_4096"]
+    make_results(tmp_path, machines, methods, n_train=1000, n_test=50, seconds=10.0)
+    text = make_page(tmp_path, methods, monkeypatch=monkeypatch)
+    assert len(data_of(text)["media"]) > 130  # hardly a clip that two methods share
+    assert len(text.encode()) < 15e6
+    if not BROWSER:
+        pytest.skip("no chromium here: size checked, loading time not measured")
+    timed = text.replace(
+        "</body>", "<script>document.body.dataset.ms = performance.now()</script></body>"
+    )
+    (tmp_path / "timed.html").write_text(timed)
+    done = browse(tmp_path / "timed.html", tmp_path / "profile", "--dump-dom")
+    milliseconds = float(re.search(r'data-ms="([\d.]+)"', done.stdout)[1])
+    print(f"{len(text.encode()) / 1e6:.1f} MB, drawn after {milliseconds:.0f} ms")
+    assert milliseconds < 4000  # 2 s on a machine that does nothing else
+
+
+def test_page_names_nothing_of_the_network():
+    for file in (ROOT / "src/html").iterdir():
+        assert "http" not in file.read_text().replace("http-equiv", "")

@@ -1,0 +1,234 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from conftest import write_wav
+from unlabeledasd.errors import InputError
+from unlabeledasd.evaluation import embed, score_machines
+from unlabeledasd.networks import MultiResolutionNet
+from unlabeledasd.results import average_scores, report, write_scores
+from unlabeledasd.runs.checkpoints import load_extractor
+from unlabeledasd.runs.folder import Run
+from unlabeledasd.scoring import TargetKmeansCos
+
+COLUMN = "AS-TargetKmeansCos-16-plain"
+
+
+def make_table(machines=("fan", "pump"), unknown=()) -> pd.DataFrame:
+    rows = []
+    for machine in machines:
+        for split, domain, condition, count in [
+            ("train", "source", "normal", 20),
+            ("train", "target", "normal", 3),
+            *[("test", d, c, 4) for d in ("source", "target") for c in ("normal", "anomaly")],
+        ]:
+            hidden = machine in unknown and split == "test"
+            known = ("unknown", "unknown") if hidden else (domain, condition)
+            rows += [
+                (f"{machine}/{split}/{domain}_{condition}_{i}.wav", machine, split, *known)
+                for i in range(count)
+            ]
+    return pd.DataFrame(rows, columns=["path", "machine", "split", "domain", "condition"])
+
+
+def score(run, table, seed=0, version="epoch12", **options):
+    embeddings = np.random.default_rng(seed).standard_normal((len(table), 8))
+    score_machines(run, version, "epoch12", table, embeddings, [TargetKmeansCos()], **options)
+    return embeddings
+
+
+def test_machines_are_scored_by_their_own_training_clips(tmp_path):
+    run, table = Run(tmp_path), make_table()
+    embeddings = score(run, table)
+    for machine in ("fan", "pump"):
+        train, test = (
+            (table.machine == machine) & (table.split == split) for split in ("train", "test")
+        )
+        scorer = TargetKmeansCos().fit(embeddings[train], (table.domain == "target")[train])
+        scores = pd.read_csv(run.version(machine, "epoch12") / "epoch12_test_score.csv")
+        np.testing.assert_allclose(scores[COLUMN], scorer.score(embeddings[test]))
+        with np.load(run.scorers("epoch12"), allow_pickle=False) as kept:
+            np.testing.assert_array_equal(kept[f"{machine}/{COLUMN}/centers_"], scorer.centers_)
+            np.testing.assert_array_equal(kept[f"{machine}/{COLUMN}/targets_"], scorer.targets_)
+
+
+def test_held_out_scores_and_map(tmp_path):
+    run, table = Run(tmp_path), make_table(["fan"])
+    embeddings = score(run, table)
+    folder = run.version("fan", "epoch12")
+    source = (table.split == "train") & (table.domain == "source")
+    held_out = pd.read_csv(folder / "epoch12_held_out_score.csv")
+    assert held_out.path.tolist() == table.path[source].tolist()
+    seen = pd.read_csv(folder / "epoch12_train_score.csv").set_index("path")[COLUMN]
+    assert (
+        held_out[COLUMN] > seen[held_out.path].to_numpy()
+    ).all()  # 20 clips, 16 centres: most are their own
+    plane = pd.read_csv(folder / "epoch12_map.csv")
+    assert plane.path.tolist() == table.path.tolist()
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    variances = np.linalg.eigvalsh(np.cov(unit.T))[::-1]
+    np.testing.assert_allclose(np.cov(plane[["x", "y"]].T), np.diag(variances[:2]), atol=1e-4)
+
+
+def test_one_training_clip_has_nothing_held_out(tmp_path):
+    run, table = Run(tmp_path), make_table(["fan"])
+    table = table[(table.split == "test") | (table.path == table.path[0])].reset_index(drop=True)
+    score(run, table)
+    assert not (run.version("fan", "epoch12") / "epoch12_held_out_score.csv").exists()
+    assert (run.version("fan", "epoch12") / "epoch12_train_score.csv").exists()
+
+
+def test_unknown_flags_are_empty_and_have_no_figures(tmp_path):
+    run, table = Run(tmp_path), make_table(unknown=["pump"])
+    score(run, table)
+    scores = pd.read_csv(run.version("pump", "epoch12") / "epoch12_test_score.csv")
+    assert scores[["is_normal", "is_target"]].isna().all(axis=None)
+    assert scores[COLUMN].notna().all()
+    assert not (run.version("pump", "epoch12") / "epoch12_test_result.csv").exists()
+    text = report(run, "epoch12", "epoch12", ["fan", "pump"])
+    assert "pump: test clips of unknown condition" in text
+    assert text.count("fan") == 1
+
+
+def test_several_scorers_are_columns_and_rows(tmp_path):
+    run, table = Run(tmp_path), make_table(["fan"])
+    embeddings = np.random.default_rng(0).standard_normal((len(table), 8))
+    score_machines(
+        run, "epoch12", "epoch12", table, embeddings, [TargetKmeansCos(), TargetKmeansCos(4)]
+    )
+    folder = run.version("fan", "epoch12")
+    columns = [COLUMN, "AS-TargetKmeansCos-4-plain"]
+    assert list(pd.read_csv(folder / "epoch12_test_score.csv"))[3:] == columns
+    assert pd.read_csv(folder / "epoch12_test_result.csv").post_process.tolist() == columns
+
+
+def test_stored_scorers(tmp_path):
+    run, table = Run(tmp_path), make_table()
+    embeddings = score(run, table)
+    test = table[table.split == "test"]
+    kept = run.scorers("epoch12")
+    score_machines(
+        run, "new", "epoch12", test, embeddings[table.split == "test"], [TargetKmeansCos()], kept
+    )
+    for machine in ("fan", "pump"):
+        new, old = (
+            run.version(machine, version) / "epoch12_test_score.csv"
+            for version in ("new", "epoch12")
+        )
+        assert new.read_bytes() == old.read_bytes()
+    for stranger, scorer in (
+        (test.assign(machine="valve"), TargetKmeansCos()),
+        (test, TargetKmeansCos(2)),
+    ):
+        with pytest.raises(InputError, match=f"no training clips to fit {scorer.column}"):
+            score_machines(
+                run, "x", "epoch12", stranger, embeddings[table.split == "test"], [scorer], kept
+            )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda file: file.unlink(), "no such score CSV"),
+        (
+            lambda file: file.write_text(file.read_text().replace("anomaly_0", "anomaly_9")),
+            "clips or flags differ",
+        ),
+        (
+            lambda file: file.write_text(file.read_text().replace(COLUMN, "AS-Other")),
+            "no column AS-TargetKmeansCos",
+        ),
+        (
+            lambda file: pd.read_csv(file).assign(**{COLUMN: np.nan}).to_csv(file, index=False),
+            "16 scores of",
+        ),
+        (lambda file: pd.read_csv(file)[::-1].to_csv(file, index=False), "clips or flags differ"),
+    ],
+)
+def test_ensemble_of_scores_that_do_not_match(tmp_path, spoil, message):
+    run, table = Run(tmp_path), make_table()
+    for version, seed in (("epoch12", 0), ("epoch14", 1)):
+        score(run, table, seed, version)
+    sources = [("epoch12", "epoch12"), ("epoch14", "epoch12")]
+    average_scores(run, sources, "both", COLUMN)
+    spoil(run.version("pump", "epoch14") / "epoch12_test_score.csv")
+    with pytest.raises(InputError, match=message) as error:
+        average_scores(run, sources, "both", COLUMN)
+    assert "pump/infer/version_epoch14/epoch12_test_score.csv" in str(error.value)
+
+
+finite = st.floats(-1e6, 1e6)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    arrays(float, st.tuples(st.integers(2, 4), st.integers(1, 6)), elements=finite), st.randoms()
+)
+def test_ensemble_of_any_scores(tmp_path, scores, random):
+    """Clip by clip the mean, whatever the order of the epochs; scaled and shifted as the scores are."""
+    clips = pd.DataFrame(
+        {
+            "path": [f'fan/test/a,"{i}".wav' for i in range(scores.shape[1])],
+            "is_normal": 1,
+            "is_target": 0,
+        }
+    )
+    run, sources = Run(tmp_path), [(f"epoch{e}", f"epoch{e}") for e in range(len(scores))]
+
+    def average(scores, sources):
+        for row, (version, stem) in zip(scores, sources, strict=True):
+            for split in ("train", "test"):
+                write_scores(
+                    run.version("fan", version), stem, split, clips.assign(**{COLUMN: row})
+                )
+        average_scores(run, sources, "mean", COLUMN)
+        table = pd.read_csv(run.version("fan", "mean") / "ensemble_test_score.csv")
+        assert table.path.tolist() == clips.path.tolist()
+        return table["AS-ensemble"].to_numpy()
+
+    mean = average(scores, sources)
+    np.testing.assert_allclose(
+        mean, [sum(column) / len(column) for column in scores.T.tolist()], atol=1e-9
+    )
+    assert ((scores.min(0) - 1e-9 <= mean) & (mean <= scores.max(0) + 1e-9)).all()
+    np.testing.assert_allclose(average(2 * scores + 1, sources), 2 * mean + 1, atol=1e-8)
+    random.shuffle(sources)
+    np.testing.assert_allclose(average(scores, sources), mean, atol=1e-9)
+
+
+def test_embedding_does_not_depend_on_batches_or_neighbours(tmp_path):
+    paths = [f"{i}.wav" for i in range(5)]
+    for i, path in enumerate(paths):
+        write_wav(tmp_path / path, seconds=3 + i, hz=200 * (i + 1), seed=i)
+    torch.manual_seed(0)
+    extractor = MultiResolutionNet([256], clip_seconds=4.4)
+    whole = embed(extractor, tmp_path, paths)
+    assert whole.shape == (5, 256)
+    np.testing.assert_allclose(
+        embed(extractor, tmp_path, paths, batch_size=2), whole, rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        embed(extractor, tmp_path, paths[::-1])[::-1], whole, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_checkpoint_of_another_network(tmp_path):
+    extractor = MultiResolutionNet([256], clip_seconds=4.4)
+    state = {f"extractor.{name}": value for name, value in extractor.state_dict().items()}
+    torch.save({"state_dict": state}, tmp_path / "a.ckpt")
+    load_extractor(MultiResolutionNet([256], clip_seconds=4.4), tmp_path / "a.ckpt")
+    with pytest.raises(InputError, match=r"a\.ckpt: not a checkpoint of this extractor"):
+        load_extractor(MultiResolutionNet([4096], clip_seconds=4.4), tmp_path / "a.ckpt")
+    (tmp_path / "b.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes()[:1000])
+    whole = bytearray((tmp_path / "a.ckpt").read_bytes())
+    whole[len(whole) // 2] ^= 1  # a number among millions, which torch itself would take
+    (tmp_path / "c.ckpt").write_bytes(whole)
+    for name in ("b.ckpt", "c.ckpt", "none.ckpt"):
+        with pytest.raises(InputError, match=rf"{name}: damaged or not a checkpoint"):
+            load_extractor(extractor, tmp_path / name)
