@@ -102,7 +102,7 @@ def commands() -> list[str]:
     return [re.sub(r"<(\w+)>", r"\1", line) for line in lines]  # <data_dir> stands for a path
 
 
-@pytest.mark.parametrize("line", filter(JOB.search, commands()))
+@pytest.mark.parametrize("line", list(filter(JOB.search, commands())))
 def test_job_commands(line):
     """A job script prints its plan with the settings that a document shows."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -114,7 +114,7 @@ def test_job_commands(line):
     assert "--help" in line or re.search(r"^(python|env|sbatch) ", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("line", filter(PROGRAM.search, commands()))
+@pytest.mark.parametrize("line", list(filter(PROGRAM.search, commands())))
 def test_program_commands(line, monkeypatch, extensions):
     """A program accepts the arguments that a document shows."""
     found = PROGRAM.search(line)
