@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,7 @@ FREE_KEYS = {
 FREE_PREFIXES = ("trainer.accelerator", "trainer.devices", "trainer.logger")
 
 CHOICES = ("precision", "threads")  # that a machine makes when a run begins
+CALL = "UNLABELEDASD_CALL"  # of the environment: what a launcher calls this call of a job script
 
 
 def deciding(config: DictConfig) -> dict[str, Any]:
@@ -94,13 +96,30 @@ def tell_finished(config: DictConfig, run: Run) -> None:
 def make_once(config: DictConfig, run: Run, train: Callable[[DictConfig, Run], None]) -> None:
     """Train the run unless it is finished, as its only writer; with overwrite=true remove what it has before."""
     with run.claim():
-        if config.overwrite and (removed := run.clear()):
-            print(f"overwrite=true: removed from {run.folder}: {', '.join(removed)}")
+        if config.overwrite and not cleared_by_this_call(run):
+            clear(run)
         if run.is_done:  # by another process, while this one started
             tell_finished(config, run)
         else:
             with told_in(run.error):
                 train(config, run)
+
+
+def clear(run: Run) -> None:
+    """Remove what the run has, and write down which call of a job script did so."""
+    if removed := run.clear():
+        print(f"overwrite=true: removed from {run.folder}: {', '.join(removed)}")
+    if call := os.environ.get(CALL):
+        write_text(run.cleared, call)
+
+
+def cleared_by_this_call(run: Run) -> bool:
+    """True if the call of a job script that started this process has cleared the run already.
+
+    A launcher starts a run again whose host was lost; overwrite=true does not clear it twice then.
+    """
+    call = os.environ.get(CALL)
+    return bool(call) and run.cleared.is_file() and run.cleared.read_text("utf-8") == call
 
 
 @contextmanager
@@ -120,7 +139,8 @@ def told_in(file: Path) -> Iterator[None]:
 
 
 def keep_choices(config: DictConfig, run: Run) -> None:
-    """What is `auto` becomes what it was when the run began."""
+    """What is `auto` becomes what it was when the run began; overwrite=true is obeyed once per call."""
+    config.overwrite = config.overwrite and not cleared_by_this_call(run)
     if run.config.is_file() and not config.overwrite:
         before = load_config(run)
         for key in CHOICES:

@@ -1,4 +1,4 @@
-"""Every row of docs/troubleshooting.md: the case is made, and what is told must be what the page says."""
+"""Every row of docs/troubleshooting.md: the test produces the cause and compares the message."""
 
 import json
 import os
@@ -22,15 +22,17 @@ from unlabeledasd.runs.folder import Run
 
 COLUMN = "AS-TargetKmeansCos-16-plain"
 NAME = "section_00_source_train_normal_0000_speed_1.wav"
-ROWS = re.findall(
-    r"^\| (?!what )(.+?) \| (.+) \|$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE
-)
-ROWS = [(what, told.replace(r"\|", "|")) for what, told in ROWS if not what.startswith("---")]
-CASES = {}  # what -> function of a Place that makes the case; its answer is the exit status
+PAGE = (ROOT / "docs/troubleshooting.md").read_text()
+ROWS = [
+    (cause, message.replace(r"\|", "|"))
+    for cause, message in re.findall(r"^\| (.+?) \| (.+) \|$", PAGE, re.MULTILINE)
+    if cause != "cause" and not cause.startswith("---")
+]
+CASES = {}  # cause -> function of a Place that produces it and returns the exit status
 
 
 class Place:
-    """Two tiny machines, of which one clip or another thing will be spoiled, and the programs called on them."""
+    """Two tiny machines, one of whose clips or files a test damages, and the commands."""
 
     def __init__(self, folder: Path, monkeypatch):
         self.folder, self.monkeypatch = folder, monkeypatch
@@ -63,8 +65,8 @@ class Place:
         return self.check()
 
 
-def case(what: str):
-    return lambda function: CASES.setdefault(what, function)
+def case(cause: str):
+    return lambda function: CASES.setdefault(cause, function)
 
 
 @pytest.fixture(scope="session")
@@ -92,36 +94,35 @@ def place(machines, finished, tmp_path, monkeypatch) -> Place:
 
 
 def pattern(words: str) -> re.Pattern:
-    """What the page says, where `<...>` stands for anything; what is literally told in these brackets matches too."""
+    """A pattern of the page's message, in which `<...>` matches any text."""
     return re.compile(".+".join(map(re.escape, re.split(r"<[\w' .|]+>", words))))
 
 
-@pytest.mark.parametrize(("what", "told"), ROWS, ids=[what for what, _ in ROWS])
-def test_case(what, told, place, capfd):
-    status = CASES[what](place)
-    # progress bars go back in their line
+@pytest.mark.parametrize(("cause", "message"), ROWS, ids=[cause for cause, _ in ROWS])
+def test_message(cause, message, place, capfd):
+    status = CASES[cause](place)
+    # progress bars return to the start of their line
     printed, errors = (
         re.sub(r"\r|\x1b\[A", "\n", text).strip().splitlines() for text in capfd.readouterr()
     )
-    words = re.search(r"`((?:error|note|check|<folder>).*)`$", told)[1]
-    if told.startswith("accepted"):
+    words = pattern(re.search(r"`((?:error|note|check|<folder>).*)`$", message)[1])
+    if message.startswith("accepted"):
         assert status == 0, errors
-        assert any(pattern(words).fullmatch(line.strip()) for line in printed + errors), (
-            printed + errors
-        )
+        lines = printed + errors
+        assert any(words.fullmatch(line.strip()) for line in lines), lines
     else:
-        assert status == (3 if told.startswith("exit status 3") else 1)
-        assert pattern(words).fullmatch(errors[-1].strip()), errors[-1]
+        assert status == (3 if message.startswith("exit status 3") else 1)
+        assert words.fullmatch(errors[-1].strip()), errors[-1]
 
 
-def test_every_case_is_told():
-    assert list(CASES) == [what for what, _ in ROWS]
+def test_every_cause_has_a_row():
+    assert list(CASES) == [cause for cause, _ in ROWS]
 
 
-# --- recordings -----------------------------------------------------------------------------------------------------
+# --- recordings ------------------------------------------------------------------------------
 
 
-@case("a file without a byte")
+@case("an empty file")
 def _(place):
     place.clip.write_bytes(b"")
     return place.check()
@@ -170,7 +171,7 @@ def _(place):
     return place.write(np.zeros((100, 2)))
 
 
-@case("a channel that is not there")
+@case("a channel that does not exist")
 def _(place):
     return place.check("dataset.channel=1")
 
@@ -205,7 +206,7 @@ def not_finite(place, value):
     wave = NOISE.copy()
     wave[1234] = value
     place.write(wave, subtype="FLOAT")
-    return place.train("data.num_workers=1")  # whose errors come with a traceback of the worker
+    return place.train("data.num_workers=1")  # errors of workers carry a traceback
 
 
 @case("a sample that is NaN")
@@ -218,7 +219,7 @@ def _(place):
     return not_finite(place, -np.inf)
 
 
-@case("silence from end to end")
+@case("a silent clip")
 def _(place):
     return place.write(np.zeros(70400))
 
@@ -230,7 +231,7 @@ def _(place):
     return place.check()
 
 
-@case("a link to nowhere")
+@case("a broken link")
 def _(place):
     place.clip.unlink()
     place.clip.symlink_to("/nowhere/clip.wav")
@@ -266,21 +267,21 @@ def forbid_writing(place):
     place.results.chmod(0o555)
 
 
-@case("a file that must not be read")
+@case("a file without read permission")
 def _(place):
     return as_nobody(place, forbid_reading)
 
 
-@case("the same recording under two machines")
+@case("the same recording in two machines' folders")
 def _(place):
     shutil.copy(place.clip, place.raw / "pump/train" / NAME)
     return place.check()
 
 
-# --- folders and names -----------------------------------------------------------------------------------------------
+# --- folders and names -----------------------------------------------------------------------
 
 
-@case("no such dataset folder")
+@case("no folder of the dataset")
 def _(place):
     return place.check("dataset.name=other")
 
@@ -298,13 +299,13 @@ def _(place):
     return place.check()
 
 
-@case("a name that breaks the grammar")
+@case("a file name that does not follow the grammar")
 def _(place):
     place.clip.rename(place.clip.with_name("section_00_sauce_train_normal_0000_speed_1.wav"))
     return place.check("dataset.grammar=dcase")
 
 
-@case("a name of another split")
+@case("a file name of another split")
 def _(place):
     place.clip.rename(place.clip.with_name(NAME.replace("train", "test")))
     return place.check()
@@ -322,7 +323,7 @@ def _(place):
     return place.check("dataset.grammar=dcase")
 
 
-@case("one class in all")
+@case("only one class")
 def _(place):
     return place.check("label.fields=[section]")
 
@@ -364,9 +365,9 @@ def _(place):
     return place.check()
 
 
-# --- settings --------------------------------------------------------------------------------------------------------
+# --- settings --------------------------------------------------------------------------------
 
-for what, override in {
+for cause, override in {
     "an unknown dataset": "dataset=foo",
     "an unknown method": "method=foo",
     "a key that does not exist": "+model.dropout=0.1",
@@ -376,10 +377,10 @@ for what, override in {
     "batches of one clip": "dataset.batch_size=1",
     "clips too short for the network": "dataset.clip_seconds=4",
 }.items():
-    case(what)(lambda place, override=override: place.check(override))
+    case(cause)(lambda place, override=override: place.check(override))
 
 
-@case("an accelerator that is not there")
+@case("an accelerator that does not exist")
 def _(place):
     return place.train("trainer.accelerator=abacus")
 
@@ -396,16 +397,16 @@ def _(place):
     return place.check("seed=???")
 
 
-# --- runs ------------------------------------------------------------------------------------------------------------
+# --- runs ------------------------------------------------------------------------------------
 
 
-@case("other settings than the run began with")
+@case("settings that differ from those of the existing run")
 def _(place):
     place.finished()
     return place.train("score_epochs=[1,2]", "model.optimizer.lr=0.01", "model.mixup_prob=0.1")
 
 
-@case("other clips than the run began with")
+@case("clips that differ from those of the existing run")
 def _(place):
     place.finished()
     place.run.done_marker.unlink()
@@ -413,7 +414,7 @@ def _(place):
     return place.train("score_epochs=[1,2]")
 
 
-@case("a results folder that must not be written")
+@case("a results folder without write permission")
 def _(place):
     return as_nobody(place, forbid_writing)
 
@@ -426,15 +427,15 @@ def _(place):
         pytest.skip("mounting a small file system needs root")
     try:
         status = place.train()
-        (place.results / "room").write_text("there is again")
-        with place.run.claim():  # the lock was given back on a full disk too
+        (place.results / "room").write_text("space is free again")
+        with place.run.claim():  # the lock was released although the disk was full
             assert not list(place.results.rglob(".*.tmp"))
         return status
     finally:
         subprocess.run(["umount", place.results], check=True)
 
 
-@case("a run that another process works on")
+@case("a run that another process is training")
 def _(place):
     with place.run.claim():
         return place.train()
@@ -446,7 +447,7 @@ def _(place):
     return place.train()
 
 
-@case("a damaged checkpoint")
+@case("a corrupt checkpoint")
 def _(place):
     place.finished()
     file = place.run.checkpoint(2)
@@ -473,7 +474,7 @@ class Evil:
         return Path.touch, (self.file,)
 
 
-@case("a checkpoint that would run a program")
+@case("a checkpoint that would execute code")
 def _(place):
     place.finished()
     torch.save({"state_dict": Evil(place.folder / "evil")}, place.run.checkpoint(1))
@@ -483,7 +484,7 @@ def _(place):
         assert not (place.folder / "evil").exists()
 
 
-@case("a configuration that names any other class")
+@case("a configuration that names a class outside `src/config`")
 def _(place):
     place.finished()
     config = place.run.config.read_text()
@@ -498,7 +499,7 @@ def _(place):
         assert not (place.folder / "evil").exists()
 
 
-@case("a damaged file of scorers")
+@case("a corrupt file of scorers")
 def _(place):
     place.finished()
     place.run.scorers("epoch1").write_bytes(b"not an archive")
@@ -533,7 +534,7 @@ def _(place):
     return pseudo(place, Path.unlink)
 
 
-# --- ensemble --------------------------------------------------------------------------------------------------------
+# --- ensemble --------------------------------------------------------------------------------
 
 
 def average(place, spoil) -> int:
@@ -557,7 +558,7 @@ def change(edit):
     return spoil
 
 
-for what, spoil in {
+for cause, spoil in {
     "scores of other clips": change(
         lambda table: table.assign(path=table.path.str.replace("0000", "0007"))
     ),
@@ -567,6 +568,6 @@ for what, spoil in {
         lambda table: table.assign(**{COLUMN: [np.nan, *table[COLUMN][1:]]})
     ),
     "scores of another scorer": change(lambda table: table.rename(columns={COLUMN: "AS-Other"})),
-    "a file that is no table": lambda file: file.write_bytes(b"\xff\x00,\n1,2,3\n"),
+    "a file that is not a table": lambda file: file.write_bytes(b"\xff\x00,\n1,2,3\n"),
 }.items():
-    case(what)(lambda place, spoil=spoil: average(place, spoil))
+    case(cause)(lambda place, spoil=spoil: average(place, spoil))

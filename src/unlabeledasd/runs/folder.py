@@ -46,6 +46,7 @@ class Run:
             self.all / "progress.json"
         )  # epochs trained and of how many, and how long they took
         self.error = self.all / "error"  # what ended the last attempt, in one line
+        self.cleared = self.all / "cleared"  # id of the call that last removed what the run had
         self.last_checkpoint = self.all / "checkpoints" / "last.ckpt"
         self.previous_checkpoint = (
             self.all / "checkpoints" / "previous.ckpt"
@@ -103,7 +104,14 @@ class Run:
         """Remove all that a run writes, the done marker first, so that no half of it passes for a run; its paths."""
         versions = sorted(self.folder.glob("*/infer/version_*"))
         folders = [self.all / name for name in ("scorers", "infer", "checkpoints", "logs")]
-        files = (self.labels, self.environment, self.progress, self.error, self.config)
+        files = (
+            self.labels,
+            self.environment,
+            self.progress,
+            self.error,
+            self.cleared,
+            self.config,
+        )
         present = [
             path for path in (self.done_marker, *versions, *folders, *files) if path.exists()
         ]
