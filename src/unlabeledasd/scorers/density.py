@@ -57,7 +57,8 @@ class VarMin(DensityScorer):
 
     def learn(self, references: np.ndarray, is_target: np.ndarray) -> Learned:
         learned = super().learn(references, is_target)
-        return {**learned, "alpha": least_variance_factor(references, learned["densities"])}
+        alpha = least_variance_factor(references, learned["densities"])
+        return {**learned, "alpha": np.asarray(alpha)}
 
     def measure(self, x: np.ndarray, learned: Learned) -> np.ndarray:
         shift = learned["alpha"] * learned["densities"]
@@ -66,15 +67,15 @@ class VarMin(DensityScorer):
         )
 
 
-def least_variance_factor(references: np.ndarray, b: np.ndarray) -> np.float64:
+def least_variance_factor(references: np.ndarray, b: np.ndarray) -> float:
     """The alpha for which u - alpha v varies least over the references."""
     if len(references) < 2:
-        return np.float64(0)
+        return 0.0
     nearest = reduce_others(
         references, lambda distances: np.stack([distances.min(axis=1), distances.argmin(axis=1)], 1)
     )
     u, v = nearest[:, 0], b[nearest[:, 1].astype(int)]
     variance = v.var()
     if variance < EPS**2:
-        return np.float64(0)
-    return np.mean((u - u.mean()) * (v - v.mean())) / variance
+        return 0.0
+    return float(np.mean((u - u.mean()) * (v - v.mean())) / variance)
