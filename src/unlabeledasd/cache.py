@@ -48,7 +48,7 @@ class ClipCache:
         """Windows (B, n_samples) of the clips `index` (B,) at `position` (B,) in [0, 1), as waveforms.fit_length
         places them, or tiled_window."""
         length = self.lengths[index]
-        span = length * (n_samples // length + 1) if tiled else length
+        span = length * -(-n_samples // length) if tiled else length
         first = (
             position * (span - n_samples + 1).clamp_min(0)
         ).long()  # in float64, on the CPU, as in NumPy

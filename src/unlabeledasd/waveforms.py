@@ -176,8 +176,8 @@ def fit_length(wave: np.ndarray, length: int, position: float = 0.0) -> np.ndarr
 
 
 def tiled_window(wave: np.ndarray, length: int, position: float = 0.0) -> np.ndarray:
-    """Repeat a waveform (T,) past `length`, then take the window at `position`, wherever it starts in the clip."""
-    return fit_length(np.tile(wave, length // len(wave) + 1), length, position)
+    """Repeat a waveform (T,) ceil(length / T) times, then take the window at `position`."""
+    return fit_length(np.tile(wave, -(-length // len(wave))), length, position)
 
 
 def to_float(wave: Tensor) -> Tensor:
