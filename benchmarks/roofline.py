@@ -65,12 +65,14 @@ def main() -> None:
 
     import train
     from settings.session import quiet_lightning, use_hardware
+    from unlabeledasd.fast import accelerate
 
     quiet_lightning()
     with clips(8, -(-given.batch // 8)) as data_dir:
         config = compose(data_dir, given.method, f"dataset.batch_size={given.batch}")
         use_hardware(config)
         _, _, module, data = train.prepare(config)
+        accelerate(module.extractor, "cpu")
         batch = next(iter(data.train_dataloader()))
     module.log = module.log_dict = lambda *_, **__: None
     module.generator = torch.Generator().manual_seed(0)

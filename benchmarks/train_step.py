@@ -64,7 +64,10 @@ def step_worker(data_dir: Path, method: str, batches: str) -> list[float]:
     """Seconds of each step on one batch in memory."""
     import torch
 
+    from unlabeledasd.fast import accelerate
+
     config, module, data = prepared(data_dir, method)
+    accelerate(module.extractor, "cpu")
     batch = next(iter(data.train_dataloader()))
     module.log = module.log_dict = functools.partial(lambda *_, **__: None)
     module.generator = torch.Generator().manual_seed(0)

@@ -58,7 +58,7 @@ class DiscriminativeModule(pl.LightningModule):
         embedding, branches = self.extractor(wave)
         with torch.autocast(wave.device.type, enabled=False):
             losses = self.losses(embedding, branches, soft_labels)
-        total = sum(losses.values())
+        total = torch.stack([*losses.values()]).sum()
         self.log("loss", total, on_step=True, on_epoch=True, batch_size=len(wave))
         self.log_dict(
             {f"loss/{name}": value for name, value in losses.items()},
