@@ -87,9 +87,9 @@ def plan(experiments: list[str], results_dir: Path, label_dir: Path) -> list[Pla
 def experiments_of(methods: list[str]) -> dict[str, dict[str, str]]:
     """Experiment -> its METHODS: exp2 trains any method that needs no pseudo-labels, exp3 the
     others."""
-    from settings.facts import label_source
+    from settings.facts import trains_on_pseudo_labels
 
-    students = [method for method in methods if label_source(method)]
+    students = [method for method in methods if trains_on_pseudo_labels(method)]
     others = [method for method in methods if method not in students]
     chosen = {"exp2": " ".join(others), "exp3": " ".join(students)}
     return {name: {"METHODS": words} for name, words in chosen.items() if words}

@@ -38,6 +38,12 @@ def label_source(method: str) -> str | None:
     return load_choice("method", method).get("label", {}).get("source")
 
 
+def trains_on_pseudo_labels(method: str) -> bool:
+    """Also of a method that is not in src/config, from a hydra.searchpath: False."""
+    known = (datasets.CONFIG.parent / "method" / f"{method}.yaml").is_file()
+    return known and label_source(method) is not None
+
+
 @dataclass
 class Facts:
     """What is known of one dataset.

@@ -12,7 +12,7 @@ import pytest
 from launcher_job import write_truth
 
 from conftest import METHODS, ROOT, compose, write_script
-from settings.facts import Facts, label_source
+from settings.facts import Facts, label_source, trains_on_pseudo_labels
 
 STAND_IN = f"""#!/bin/sh
 case "$1" in
@@ -366,9 +366,11 @@ def test_missing_teachers_are_trained_first(job):
 
 def test_a_method_says_its_source_itself():
     """The facts that scripts ask for are those that Hydra composes."""
+    assert not trains_on_pseudo_labels("my_own")
     for method in METHODS:
         label = compose("train", [f"method={method}", "dataset=demo", "seed=7", "data_dir=x"]).label
         assert label_source(method) == label.get("source")
+        assert trains_on_pseudo_labels(method) == ("source" in label)
         if "source" not in label:
             continue
         lines = set(Facts("demo_unlabeled", Path("x"), [], check=False).lines([method], []))
