@@ -82,6 +82,7 @@ def fit(
     keep_all: bool = False,
 ) -> "pl.Trainer":
     """Train until the last of `epochs`, from where the run stopped; keep the weights of `epochs`, or of all."""
+    from unlabeledasd.fast import accelerate
     from unlabeledasd.runs import training
 
     kept = list(range(1, epochs[-1] + 1)) if keep_all else epochs
@@ -104,6 +105,7 @@ def fit(
             if path.exists():
                 print(f"warning: {path}: damaged, its epoch is trained again", file=sys.stderr)
         training.write_environment(run, made)
+        accelerate(module.extractor, made.strategy.root_device)
         resume = training.resume_point(run, lacking[0])
         try:
             made.fit(module, data, ckpt_path=resume, weights_only=True)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from unlabeledasd.data import ClipDataset, collate
 from unlabeledasd.decisions import held_out_scores
 from unlabeledasd.errors import InputError
+from unlabeledasd.fast import accelerate
 from unlabeledasd.files import read_npz, write_csv, write_npz
 from unlabeledasd.networks import MultiResolutionNet
 from unlabeledasd.results import score_table, write_scores
@@ -44,9 +45,8 @@ def embed(
     loader = DataLoader(
         dataset, batch_size, sampler=items, collate_fn=collate, num_workers=num_workers
     )
-    extractor = extractor.to(
-        device
-    ).eval()  # outside inference mode, which would make these weights unloadable
+    # outside inference mode, which would make these weights unloadable
+    extractor = accelerate(extractor.to(device).eval(), device)
     embeddings = []
     with (
         torch.inference_mode(),

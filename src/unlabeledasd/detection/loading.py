@@ -34,13 +34,17 @@ def load_detector(folder: Path, precision: str | None = None) -> Detector:
 def load_run(folder: Path, precision: str | None) -> Detector:
     import torch
 
+    from unlabeledasd.fast import accelerate
     from unlabeledasd.runs.hardware import best_precision
 
     run, config = open_run(folder)
     trained_in, best = config.get("precision", "32-true"), best_precision(torch.device("cpu"))
     precision = precision or (trained_in if trained_in == best else "32-true")
     epochs = list(config.score_epochs)
-    extractors = [torch_extractor(network, precision) for network in load_networks(run, config)]
+    extractors = [
+        torch_extractor(accelerate(network, "cpu"), precision)
+        for network in load_networks(run, config)
+    ]
     dataset, extractor = config.dataset, config.model.extractor
     n_samples = round(extractor.clip_seconds * extractor.sample_rate)
     return Detector(
