@@ -22,7 +22,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def pair(plain: nn.Module, low: float = -1) -> tuple[nn.Module, nn.Module]:
-    """(accelerated, plain) in float64 with equal parameters, batch-norm weights from `low` to 1.5."""
+    """(accelerated, plain) in float64, parameters equal, batch-norm weights from `low` to 1.5."""
     plain = plain.double()
     for norm in plain.modules():
         if isinstance(norm, NORMS):
