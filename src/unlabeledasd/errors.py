@@ -1,5 +1,6 @@
 """What a person did or gave that cannot work: entry points tell it in one line, without a traceback."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +9,17 @@ from contextlib import contextmanager
 class InputError(ValueError):
     """A file or setting that cannot be used; the message names it, its value and what is allowed."""
 
+    def __init__(self, message: object):
+        super().__init__(printable(message))
+
 
 class RunHeld(RuntimeError):
     """Another process works on this run folder."""
+
+
+def printable(text: object) -> str:
+    """`text` with every byte of a file name that is no UTF-8 as \\xNN."""
+    return re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", str(text))
 
 
 @contextmanager
