@@ -19,7 +19,7 @@ from joblib import Parallel, delayed
 from omegaconf import DictConfig, OmegaConf
 
 from embed import choice, load_unlabeled, stored_key
-from settings.build import CONFIG_PATH, build, launch, tell_errors
+from settings.build import CONFIG_PATH, build, launch, report_errors
 from settings.check import check_config
 from unlabeledasd.clips import UNKNOWN
 from unlabeledasd.errors import InputError
@@ -34,7 +34,7 @@ PACKAGES = ("umap-learn", "scikit-learn", "numpy")
 
 
 @hydra.main(config_path=CONFIG_PATH, config_name="pseudo", version_base="1.3")
-@tell_errors()
+@report_errors()
 def main(config: DictConfig) -> None:
     check_config(config)
     OmegaConf.resolve(config)

@@ -24,10 +24,10 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from settings.build import CONFIG_PATH, build, launch, tell_errors
+from settings.build import CONFIG_PATH, build, launch, report_errors
 from settings.check import check_config, require_values
 from settings.kept import load_config, trained_extractor
-from settings.session import pick_device, quiet_lightning, use_threads
+from settings.session import pick_device, quiet_lightning
 from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import read_npz, write_npz
@@ -44,7 +44,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @hydra.main(config_path=CONFIG_PATH, config_name="pseudo", version_base="1.3")
-@tell_errors()
+@report_errors()
 def main(config: DictConfig) -> None:
     require_values(config)
     OmegaConf.resolve(config)
@@ -160,7 +160,7 @@ def make_teacher(config: DictConfig, machine: str, checkpoint: Path) -> None:
             f"{checkpoint}: not kept; the run has epochs {run.epochs}: source.teacher.epoch=EPOCH"
         )
     if run.all.is_dir():
-        with run.claim():  # RunHeld, where another process trains it at this moment
+        with run.claim():  # RunLocked, where another process trains it at this moment
             pass
     # as in jobs/exp/common.sh: these settings go to teachers of every kind, the others to src/train.py alone
     overrides = os.environ.get("OVERRIDES", "").split()
@@ -225,10 +225,12 @@ def make_embedder(config: DictConfig, weights: Path):
     if config.source.embedder:
         return build(config.source.embedder)
     from unlabeledasd.pseudo.embedders import OwnModel
+    from unlabeledasd.runs.hardware import keep_memory, use_threads
 
     run = Run(weights.parents[2])
     trained = load_config(run)
     use_threads(trained.threads)
+    keep_memory()
     return OwnModel(
         trained_extractor(run),
         weights,

@@ -1,4 +1,4 @@
-"""All training clips on a device, so that a batch needs neither the disk nor the bus."""
+"""All training clips in the memory of a device, so that a batch needs neither disk nor bus."""
 
 from pathlib import Path
 
@@ -26,41 +26,40 @@ class ClipCache:
         device: torch.device,
         most_bytes: float,
     ) -> "ClipCache | None":
-        """None where the clips take more than `most_bytes`, or more than half of the memory that is free on a GPU, or
-        one of them is not of 16 bits."""
+        """The clips `root/path` on `device`.
+
+        None where they take more than `most_bytes`, or more than half of the free memory of a
+        GPU, or where one of them is not of 16 bits.
+        """
         if device.type == "cuda":
             most_bytes = min(most_bytes, torch.cuda.mem_get_info(device)[0] / 2)
         headers = [header(root / path) for path in paths]
-        if (
-            any(not is_16_bit for _, is_16_bit in headers)
-            or 2 * sum(length for length, _ in headers) > most_bytes
-        ):
+        lengths = [length for length, _ in headers]
+        if not all(is_16_bit for _, is_16_bit in headers) or 2 * sum(lengths) > most_bytes:
             return None
-        cache = cls([length for length, _ in headers], device)
-        places = cache.samples.split(cache.lengths.tolist())
-        for path, place in zip(
-            tqdm(paths, desc="clips to the device", unit="clip", leave=False), places, strict=True
-        ):
+        cache = cls(lengths, device)
+        places = cache.samples.split(lengths)
+        bar = tqdm(paths, desc="clips to the device", unit="clip", leave=False)
+        for path, place in zip(bar, places, strict=True):
             place.copy_(torch.from_numpy(read_clip(root / path, channel)))
         return cache
 
     def windows(self, index: Tensor, position: Tensor, n_samples: int, tiled: bool) -> Tensor:
-        """Windows (B, n_samples) of the clips `index` (B,) at `position` (B,) in [0, 1), as waveforms.fit_length
-        places them, or tiled_window."""
+        """Windows (B, n_samples) of the clips `index` (B,) at `position` (B,) in [0, 1).
+
+        waveforms.fit_length places them in the same way, or with `tiled` tiled_window.
+        """
         length = self.lengths[index]
         span = length * (n_samples // length + 1) if tiled else length
-        first = (
-            position * (span - n_samples + 1).clamp_min(0)
-        ).long()  # in float64, on the CPU, as in NumPy
-        places = torch.stack([self.starts[index], first, length]).to(
-            self.samples.device, non_blocking=True
-        )
-        start, first, length = places[:, :, None]
+        # in float64 on the CPU, as NumPy computes it
+        first = (position * (span - n_samples + 1).clamp_min(0)).long()
+        places = torch.stack([self.starts[index], first, length])
+        start, first, length = places.to(self.samples.device, non_blocking=True)[:, :, None]
         steps = torch.arange(n_samples, device=self.samples.device)
         return self.samples[start + (first + steps) % length]
 
 
 def header(path: Path) -> tuple[int, bool]:
-    """Samples per channel, and whether read_clip gives 16-bit ones."""
+    """Samples per channel, and whether read_clip returns 16-bit ones."""
     with opened(path) as file:
         return file.frames, file.subtype == "PCM_16"

@@ -1,15 +1,18 @@
 """Anomaly scorers, by scikit-learn's contract: fitted on one machine's normal training clips; higher = more
 anomalous. A scorer's learned arrays (the attributes that end in "_") are all it needs to score."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cache
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.preprocessing import normalize
 from threadpoolctl import ThreadpoolController
+
+from unlabeledasd.errors import check_range
 
 
 @cache  # looking for them reads the list of all libraries
@@ -39,6 +42,7 @@ class TargetKmeansCos(BaseEstimator):
 
     def fit(self, embedding: np.ndarray, is_target: np.ndarray) -> "TargetKmeansCos":
         """embedding (N, D), normalised here; is_target (N,) bool or 0/1."""
+        check_range("n_clusters", self.n_clusters, 1)
         if len(embedding) == 0:
             raise ValueError("TargetKmeansCos.fit: no training clips")
         is_target = np.asarray(is_target).astype(bool)
@@ -58,3 +62,19 @@ class TargetKmeansCos(BaseEstimator):
             raise NotFittedError("TargetKmeansCos.score before fit")
         unit = normalize(np.asarray(embedding, dtype=np.float64))
         return (1 - unit @ np.concatenate([self.centers_, self.targets_]).T).min(axis=1)
+
+
+def learned_arrays(scorer: BaseEstimator) -> dict[str, np.ndarray]:
+    """What a fitted scorer learned: its attributes that end in "_", by name."""
+    return {name: value for name, value in vars(scorer).items() if name.endswith("_")}
+
+
+def restore(
+    scorer: BaseEstimator, arrays: Mapping[str, np.ndarray], prefix: str = ""
+) -> BaseEstimator:
+    """A fitted copy of `scorer`: it gets the arrays of the names that begin with `prefix`."""
+    fitted = clone(scorer)
+    for name, value in arrays.items():
+        if name.startswith(prefix):
+            setattr(fitted, name.removeprefix(prefix), value)
+    return fitted

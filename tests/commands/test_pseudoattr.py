@@ -24,7 +24,7 @@ from unlabeledasd.labels import Labels
 from unlabeledasd.pseudo.label_file import PseudoLabels, fingerprint
 from unlabeledasd.runs.checkpoints import load_extractor
 from unlabeledasd.runs.folder import Run
-from unlabeledasd.runs.locks import holding
+from unlabeledasd.runs.locks import locked
 
 RUNS = {"class": "subloss_0256_4096_1", "triplet": "triplet_fan_1"}
 EPOCHS = {"class": 14, "triplet": 6}
@@ -317,7 +317,7 @@ def test_labels_go_when_what_they_were_made_from_does(embedded, settings, tmp_pa
 def test_two_at_once(embedded, settings, tmp_path, monkeypatch, capsys):
     folder = embedded.parents[1]
     run = make_teacher(tmp_path / "results", "class")
-    with holding(folder, folder / "lock"):
+    with locked(folder, folder / "lock"):
         for script in (embed, cluster):
             assert call(script, monkeypatch, *settings("class")) == 3
             assert f"{folder}: held by host" in capsys.readouterr().err

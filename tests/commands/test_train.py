@@ -195,7 +195,7 @@ def test_finished_run_is_left_alone(run, data_dir, monkeypatch, capsys):
 
 
 def test_run_held_elsewhere(run, data_dir, monkeypatch, capsys):
-    program = f"from unlabeledasd.runs import Run\nwith Run({str(run.folder)!r}).claim(): print(flush=True); input()"
+    program = f"from unlabeledasd.runs.folder import Run\nwith Run({str(run.folder)!r}).claim(): print(flush=True); input()"
     here = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", program], env=here, **pipes) as holder:

@@ -217,7 +217,7 @@ def test_labels(tmp_path):
         write_text(folder / name, "x")
     state = labels_state(folder)
     assert (state.state, state.doing) == ("interrupted", "2 machines embedded, 1 clustered")
-    with locks.holding(folder, folder / "lock"):
+    with locks.locked(folder, folder / "lock"):
         assert labels_state(folder).state == "running"
     write_text(folder / "launch.log", "error: weights.pth: no such file\n")
     assert labels_state(folder).error == "error: weights.pth: no such file"

@@ -4,7 +4,6 @@ One interface: `embedder.embed(root, paths, channel, device)`. Building an embed
 the user's download (pseudoattr/README.md); nothing is fetched.
 """
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from unlabeledasd import evaluation
 from unlabeledasd.errors import InputError
+from unlabeledasd.files import file_hash
 from unlabeledasd.pseudo.pretrained import Cnn14, OpenL3Net
 from unlabeledasd.runs.checkpoints import load_extractor
 
@@ -150,7 +150,7 @@ def load_weights(
     where to get the right one."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; get {source}")
-    if md5 and (found := file_md5(path)) != md5:
+    if md5 and (found := file_hash(path, "md5")) != md5:
         raise InputError(
             f"{path}: {path.stat().st_size:,} bytes with md5 {found}, expected md5 {md5}; get {source}"
         )
@@ -165,11 +165,3 @@ def load_weights(
             f"{path}: not the weights of {type(network).__name__} ({reason}); get {source}"
         ) from error
     return network.requires_grad_(False).eval()
-
-
-def file_md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
