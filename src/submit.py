@@ -76,8 +76,8 @@ def official_names(paths: list[str], dataset: DictConfig, data_dir: Path) -> lis
             bare = renamed.get(names[i]) or (raw_folder(data_dir, dataset) / path).resolve().name
             if not BARE_NAME.fullmatch(bare.removesuffix(".wav")):
                 raise InputError(
-                    f"{path}: its official bare name is not known: no {journal}, and the clip is no link "
-                    "to a file with a bare name (--data-dir says where they are)"
+                    f"{path}: its official bare name is not known: no {journal}, and the clip is "
+                    "no link to a file with a bare name (--data-dir says where they are)"
                 )
             names[i] = bare
     return names

@@ -76,7 +76,7 @@ def machine_table(dataset: str, options: Namespace) -> tuple[str, pd.DataFrame, 
 
 
 def collect(dataset: str, options: Namespace, media: dict) -> dict:
-    """Everything the page shows of a dataset: one run per method, the first seed that has scores."""
+    """What the page shows of a dataset: a run per method, of the first seed that has scores."""
     runs = {}
     for method in options.methods:
         for seed in options.seeds:

@@ -31,12 +31,11 @@ def build_scorers(scorers: DictConfig) -> list:
     """The scorers of a configuration, tried on random clips: wrong settings are found early."""
     import numpy as np
 
-    built = [build(node) for node in scorers.values()]
     embedding = np.random.default_rng(0).standard_normal((72, 128))
-    for scorer, node in zip(built, scorers.values(), strict=True):
+    for node in scorers.values():
         with naming_settings(node):
             build(node).fit(embedding, np.arange(72) >= 64).score(embedding)
-    return built
+    return [build(node) for node in scorers.values()]
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def recording_error(file: Path) -> Iterator[None]:
 
 
 def keep_choices(config: DictConfig, run: Run) -> None:
-    """Set what is `auto` to what it was when the run began; obey overwrite=true once per call."""
+    """Set what is `auto` to its value in the existing run; obey overwrite=true once per call."""
     config.overwrite = config.overwrite and not cleared_by_this_call(run)
     if run.config.is_file() and not config.overwrite:
         before = load_config(run)

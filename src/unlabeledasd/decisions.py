@@ -58,9 +58,8 @@ def decision_threshold(held_out: np.ndarray, kind: str = "gamma", quantile: floa
     if (held_out < -1e-9).any() or len(np.unique(positive)) < 2:
         counts = f"{len(held_out)} held-out scores of which {len(positive)} are positive"
         allowed = "allowed are two or more different ones and none below 0"
-        raise InputError(
-            f"threshold=gamma: cannot be fitted to {counts}; {allowed}; threshold=empirical takes any"
-        )
+        remedy = "threshold=empirical takes any"
+        raise InputError(f"threshold=gamma: cannot be fitted to {counts}; {allowed}; {remedy}")
     shape, _, scale = gamma.fit(positive, floc=0)
     return float(gamma.ppf(quantile, shape, scale=scale))
 

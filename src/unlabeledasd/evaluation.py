@@ -5,6 +5,7 @@ Training and inference both end here, so that their files have one form.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,6 @@ import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
-from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -27,7 +27,7 @@ from unlabeledasd.waveforms import to_float
 
 
 def embed(
-    extractor: nn.Module,
+    extractor: Any,
     root: Path,
     paths: Sequence[str],
     channel: int | None = None,
@@ -39,8 +39,8 @@ def embed(
 ) -> np.ndarray:
     """Raw embeddings (N, D) float32 of the clips `root/path`, each from its first samples.
 
-    extractor: has `n_samples`, and extractor(wave (B, n_samples)) -> (embedding (B, D), ...);
-    precision: 32-true or bf16-mixed.
+    extractor: an nn.Module with `n_samples`, extractor(wave (B, n_samples)) -> (embedding (B, D),
+    ...); precision: 32-true or bf16-mixed.
     """
     check_range("num_workers", num_workers, 0)
     classes = np.zeros(len(paths), dtype=int)

@@ -1,4 +1,4 @@
-"""Class labels of the training clips: one class index per clip, kept as JSON with relative paths."""
+"""Class labels of the training clips, stored as JSON: relative path -> index of a class."""
 
 import json
 from collections.abc import Sequence

@@ -426,7 +426,7 @@ def test_several_at_once(zenodo, data_dir):
 def test_one_process_at_a_time(zenodo, data_dir):
     with (
         locked(data_dir / "tiny", data_dir / "tiny/.lock"),
-        pytest.raises(RunLocked, match="held by host"),
+        pytest.raises(RunLocked, match="locked by process"),
     ):
         fetch(data_dir)
 

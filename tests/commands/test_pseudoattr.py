@@ -320,11 +320,11 @@ def test_two_at_once(embedded, settings, tmp_path, monkeypatch, capsys):
     with locked(folder, folder / "lock"):
         for script in (embed, cluster):
             assert call(script, monkeypatch, *settings("class")) == 3
-            assert f"{folder}: held by host" in capsys.readouterr().err
+            assert f"{folder}: locked by process" in capsys.readouterr().err
     run.checkpoint(14).unlink()
     with run.claim():  # in training
         assert call(embed, monkeypatch, *settings("class", "train_missing=true")) == 3
-        assert f"{run.folder}: held by host" in capsys.readouterr().err
+        assert f"{run.folder}: locked by process" in capsys.readouterr().err
 
 
 def test_damaged_embeddings(embedded, settings, tmp_path, monkeypatch, capsys):

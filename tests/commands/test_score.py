@@ -461,9 +461,9 @@ def test_time_mean_is_removed_in_the_graph(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("card.json", b"{}", "damaged, or not what this version writes (KeyError 'epochs')"),
-        ("card.json", b"[]", "damaged, or not what this version writes (TypeError"),
-        ("card.json", b"no json", "damaged, or not what this version writes (JSONDecodeError"),
+        ("card.json", b"{}", "corrupt, or not what this version writes (KeyError 'epochs')"),
+        ("card.json", b"[]", "corrupt, or not what this version writes (TypeError"),
+        ("card.json", b"no json", "corrupt, or not what this version writes (JSONDecodeError"),
         ("scorers.npz", b"PK", "scorers.npz: cannot be read as arrays"),
         ("epoch1.onnx", b"no network", "epoch1.onnx: not a network that onnxruntime can load"),
     ],

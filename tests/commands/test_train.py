@@ -190,7 +190,7 @@ def test_finished_run_is_left_alone(run, data_dir, monkeypatch, capsys):
         call(train, monkeypatch, *tiny(data_dir, run.folder.parents[1], method="subloss_0256_4096"))
         == 0
     )
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished, skipping" in capsys.readouterr().out
     assert files_below(run.folder) == before
 
 

@@ -28,7 +28,7 @@ def files(lock):
 
 
 def elsewhere(lock, age=0.0, number=1):
-    """A lock of a process on another host that showed its last sign of life `age` seconds ago."""
+    """A lock of a process on another host, with its last heartbeat `age` seconds ago."""
     lock.parent.mkdir(exist_ok=True)
     file = lock.with_name(f"lock.{number}")
     holder = {
@@ -51,7 +51,7 @@ def hold(lock, code: str) -> subprocess.Popen:
     process = subprocess.Popen(
         [sys.executable, "-c", program], env=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    process.stdout.readline()
+    assert process.stdout.readline() == b"\n"  # it has the lock
     return process
 
 
@@ -59,7 +59,7 @@ def test_one_after_the_other(lock, tmp_path):
     for _ in range(3):
         with locked(tmp_path, lock):
             with pytest.raises(
-                RunLocked, match=rf": held by host \S+, process {os.getpid()}, since \d{{4}}-"
+                RunLocked, match=rf": locked by process {os.getpid()} on host \S+ since \d{{4}}-"
             ):
                 locked(tmp_path, lock).__enter__()
             assert len(files(lock)) == 1
@@ -82,10 +82,10 @@ def test_a_killed_process_that_nobody_waited_for_is_dead(lock, tmp_path):
             pass
 
 
-def test_an_id_that_was_given_again(lock, tmp_path):
+def test_an_id_that_was_reused(lock, tmp_path):
     file = elsewhere(lock)
     file.write_text(
-        json.dumps({**locks.me(), "started": "1"})
+        json.dumps({**locks.this_process(), "started": "1"})
     )  # this process's id, begun at another time
     with locked(tmp_path, lock):
         pass
@@ -95,7 +95,7 @@ def test_another_host_counts_by_age(lock, tmp_path):
     elsewhere(lock, age=locks.STALE_SECONDS - 20)
     with pytest.raises(
         RunLocked,
-        match=r"held by host far, process \d+, since 2026-.*, last sign of life 1[56]\d s ago",
+        match=r"locked by process \d+ on host far since 2026-.* \(last heartbeat 1[56]\d s ago\)",
     ):
         locked(tmp_path, lock).__enter__()
     elsewhere(lock, age=locks.STALE_SECONDS + 1)
@@ -103,7 +103,7 @@ def test_another_host_counts_by_age(lock, tmp_path):
         assert files(lock) == ["lock.2"]
 
 
-def test_age_is_told_by_the_file_server(lock, tmp_path, monkeypatch):
+def test_age_is_by_the_clock_of_the_file_server(lock, tmp_path, monkeypatch):
     """A local clock that is a day off changes nothing."""
     elsewhere(lock)
     monkeypatch.setattr(time, "time", lambda now=time.time: now() + 86400)
@@ -113,11 +113,11 @@ def test_age_is_told_by_the_file_server(lock, tmp_path, monkeypatch):
 
 def test_a_lock_that_is_being_written(lock, tmp_path):
     elsewhere(lock).write_text("")
-    with pytest.raises(RunLocked, match="just beginning"):
+    with pytest.raises(RunLocked, match="just starting"):
         locked(tmp_path, lock).__enter__()
 
 
-def test_a_full_disk_leaves_no_lock_that_holds(lock, tmp_path):
+def test_a_full_disk_leaves_no_lock_in_force(lock, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
         resource.RLIMIT_FSIZE, (0, limits[1])
@@ -142,8 +142,8 @@ def test_waiting(lock, tmp_path, monkeypatch):
         assert 0.3 <= time.monotonic() - begin < 5
 
 
-def test_the_holder_shows_that_it_lives(lock, tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
+def test_the_owner_sends_heartbeats(lock, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.05)
     with locked(tmp_path, lock):
         os.utime(lock.with_name("lock.1"), (5, 5))
         end = time.monotonic() + 10
@@ -156,8 +156,8 @@ def test_whoever_lost_its_lock_stops(tmp_path):
     """It slept past the limit."""
     program = f"""
 from pathlib import Path
-from unlabeledasd import locks
-locks.BEAT_SECONDS = 0.05
+from unlabeledasd.runs import locks
+locks.HEARTBEAT_SECONDS = 0.05
 with locks.locked(Path("run"), Path({str(tmp_path / "b")!r})):
     print(flush=True)
     input()
@@ -185,7 +185,7 @@ def contend(lock, begin, ground, count):
             os.utime(held, (0, 0))
 
 
-def test_never_two_holders(lock, tmp_path):
+def test_never_two_owners(lock, tmp_path):
     """Processes that fight for a lock that was left behind, and then for each other's."""
     elsewhere(lock, age=10 * locks.STALE_SECONDS)
     context = multiprocessing.get_context("fork")

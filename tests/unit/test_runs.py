@@ -36,7 +36,7 @@ def test_one_writer(tmp_path):
     run = Run(tmp_path / "run")
     with (
         run.claim(),
-        pytest.raises(RunLocked, match=r"run: held by host \S+, process \d+, since \d{4}-"),
+        pytest.raises(RunLocked, match=r"run: locked by process \d+ on host \S+ since \d{4}-"),
         run.claim(),
     ):
         pass

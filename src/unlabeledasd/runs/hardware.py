@@ -48,7 +48,7 @@ def keep_memory() -> None:
     glibc would return freed memory to the system, which zeroes it again in every step.
     deterministic=true would fill every new tensor, which costs 5 % of a step.
     """
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[assignment]
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none

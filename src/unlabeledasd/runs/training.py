@@ -176,7 +176,7 @@ class ProgressBar(pl.Callback):
     def __init__(self, runs_after: int = 0):
         self.runs_after = runs_after
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, module: pl.LightningModule) -> None:
         self.bar = tqdm(
             total=trainer.num_training_batches * trainer.max_epochs,
             initial=trainer.global_step,
@@ -185,7 +185,7 @@ class ProgressBar(pl.Callback):
             mininterval=0.5 if sys.stderr.isatty() else 30,  # for a log file
         )
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         bar = self.bar
         if bar.n % trainer.log_every_n_steps == 0:
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
