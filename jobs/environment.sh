@@ -8,10 +8,6 @@
 
 REPOSITORY="$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-# a word of a quoted command line that clears what a run has, in the spellings that Hydra takes (for grep -iE, sed -E)
-# shellcheck disable=SC2034
-OVERWRITE='(^| |=)\+*overwrite=(true|1|yes|on)(\\? |$)'
-
 # usage SCRIPT: print its header, the comment lines below the first line.
 usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$1"; }
 

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Lint and test everything: ruff, shellcheck, pytest; all three run, and the exit status is non-zero if one fails.
-# Sets up the environment first if there is none (jobs/setup.sh). Arguments go to pytest.
+# Lint and test everything: ruff (rules and format), shellcheck, pytest. All of them run, and the exit
+# status is non-zero if one fails.
+# Sets up the environment first if there is none (jobs/setup.sh). Arguments are passed to pytest.
 #
-#   bash jobs/test.sh                       everything but the tests marked slow
-#   bash jobs/test.sh -m slow               the slow ones
+#   bash jobs/test.sh                       everything except the tests marked slow
+#   bash jobs/test.sh -m slow               the slow tests
 #   bash jobs/test.sh tests/jobs/test_setup.py -x
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -19,6 +20,7 @@ use_environment dev export
 failed=0
 echo "== ruff"
 python -m ruff check . || failed=1
+python -m ruff format --check . || failed=1
 echo "== shellcheck"
 find . .ci/run \( -name venv -o -name data -o -name results -o -name '.?*' \) -prune -o \
   \( -name '*.sh' -o -path .ci/run \) -type f -exec shellcheck -x {} + || failed=1

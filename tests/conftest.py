@@ -1,4 +1,4 @@
-"""Small generated clips, and the entry points called in this process."""
+"""Small generated clips, and commands called in this process."""
 
 import signal
 import sys
@@ -14,11 +14,11 @@ from omegaconf import DictConfig
 from unlabeledasd.clips import index_clips
 from unlabeledasd.pseudo.label_file import PseudoLabels, fingerprint, source_name
 
-# Where a shell started the tests in the background it ignores Ctrl-C for them, and for all that they start.
+# A shell that starts the tests in the background ignores Ctrl-C for them and for their children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared"  # official lists and real recordings, beside a developer's checkout
+SHARED = ROOT.parent / "shared"  # official lists and recordings, next to a developer's checkout
 METHODS = sorted(p.stem for p in (ROOT / "src/config/method").glob("*.yaml"))
 DATASETS = sorted(p.stem for p in (ROOT / "src/config/dataset").glob("*.yaml") if p.stem != "base")
 SECONDS = 4.4  # about the shortest clip that the spectrum branch takes
@@ -37,7 +37,7 @@ def write_wav(
 
 
 def write_script(file: Path, text: str) -> Path:
-    """A program, such as a stand-in for one on the PATH."""
+    """Write an executable file, for example a stand-in for a program on the PATH."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text)
     file.chmod(0o755)
@@ -45,7 +45,7 @@ def write_script(file: Path, text: str) -> Path:
 
 
 def make_machine(folder: Path, hz: float, source: int = 5, target: int = 2, test: int = 2) -> None:
-    """A machine in DCASE layout: two speeds as attributes; anomalies sound a fifth higher."""
+    """Write a machine in DCASE layout: two speeds as attributes; anomalies are a fifth higher."""
     for split, domain, condition, count in [
         ("train", "source", "normal", source),
         ("train", "target", "normal", target),
@@ -63,7 +63,7 @@ def make_machine(folder: Path, hz: float, source: int = 5, target: int = 2, test
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
-    """Two tiny machines as dataset=folder dataset.name=tiny; not to be changed."""
+    """Folder of two tiny machines, dataset=folder dataset.name=tiny; tests must not change it."""
     folder = tmp_path_factory.mktemp("data")
     for machine, hz in (("fan", 200.0), ("pump", 900.0)):
         make_machine(folder / "tiny/all/raw" / machine, hz)
@@ -72,7 +72,7 @@ def data_dir(tmp_path_factory) -> Path:
 
 
 def write_pseudo_labels(data_dir: Path) -> None:
-    """Two clusters of fan, below `data_dir`/label, from every source that a method trains on."""
+    """Write two clusters of fan below `data_dir`/label, for every source that a method uses."""
     root = data_dir / "tiny/all/raw"
     table = index_clips(root, ["fan"], required=("train",))
     paths = table.path[table.split == "train"].tolist()
@@ -86,7 +86,7 @@ def write_pseudo_labels(data_dir: Path) -> None:
 
 
 def tiny(data_dir: Path, results_dir: Path, *overrides: str, method: str = "na_1024") -> list[str]:
-    """Settings of a run of two epochs on the tiny machines, seconds on one core."""
+    """Settings of a run of two epochs on the tiny machines: seconds on one core."""
     return [
         "dataset=folder",
         "dataset.name=tiny",
@@ -112,7 +112,7 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
 
 
 def call(script, monkeypatch, *arguments: str) -> int:
-    """Run an entry point as the command line would; its exit status."""
+    """Exit status of a command that is called as on the command line."""
     monkeypatch.setattr(sys, "argv", [script.__file__, *arguments])
     hydra.core.global_hydra.GlobalHydra.instance().clear()
     try:

@@ -31,6 +31,7 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 from tqdm import tqdm
 
@@ -43,9 +44,6 @@ RETRIES = 3  # after a lost node
 WAIT_SECONDS = (
     STALE_SECONDS + 120
 )  # for the lock that a run left behind, on a lost node or when the last call ended
-OVERWRITE = re.compile(
-    r"(^| |=)\+*overwrite=(true|1|yes|on)(?=\\? |$)", re.IGNORECASE
-)  # as in jobs/environment.sh
 
 
 class Run(NamedTuple):
@@ -163,6 +161,7 @@ def run_all(ray, runs: list[Run], bar: tqdm) -> Generator[tuple[int, int], None,
     environment |= {
         "OMP_NUM_THREADS": str(cpus),
         "UNLABELEDASD_WAIT": str(WAIT_SECONDS),
+        "UNLABELEDASD_CALL": str(uuid4()),  # overwrite=true clears a run once, not at every try
         "PYTHONUNBUFFERED": "1",
     }  # so that the log is in order
     share = (
@@ -175,10 +174,7 @@ def run_all(ray, runs: list[Run], bar: tqdm) -> Generator[tuple[int, int], None,
     tries: Counter[int] = Counter()
 
     def submit(number: int):
-        run = runs[number]
-        if tries[number]:  # it goes on from what the try before has cleared and trained
-            run = run._replace(command=OVERWRITE.sub(r"\1", run.command))
-        return task.remote(run, str(ROOT), environment, bool(per_gpu))
+        return task.remote(runs[number], str(ROOT), environment, bool(per_gpu))
 
     waiting = iter(range(len(runs)))
     pending = {submit(number): number for number in islice(waiting, jobs)}

@@ -66,9 +66,10 @@ submit() {
 
 # launch: submit what is not in the queue yet; what it waits for has to end well.
 launch() {
-  local i log status
+  local i log status overwrite=no
   local -a TASKS=() LOGS=()
   local -A seen=()   # a plan may name a run twice
+  [[ " ${OVERRIDES[*]-}" != *[\ +]overwrite=* ]] || overwrite=maybe
   read_queue
   for ((i = 0; i < ${#RUNS[@]}; i++)); do
     log="$(absolute "${FOLDERS[i]}")/launch.log"
@@ -77,8 +78,8 @@ launch() {
     if [[ -n "${QUEUED[${log}]:-}" ]]; then
       echo "in the queue already, job ${QUEUED[${log}]}: ${FOLDERS[i]}"
       echo "${QUEUED[${log}]}" >> "${JOB_IDS}"
-    elif [[ -z "${DRY_RUN:-}" && -e "${FOLDERS[i]}/all/done" ]] && ! grep -qiE "${OVERWRITE}" <<< "${COMMANDS[i]}"; then
-      # finished: tells at once whether it was with these OVERRIDES
+    elif [[ -z "${DRY_RUN:-}" && -e "${FOLDERS[i]}/all/done" && "${overwrite}" == no ]]; then
+      # finished: says at once whether it was with these OVERRIDES
       status=0
       bash -c "exec ${COMMANDS[i]}" || status=$?
       ended "${i}" "${status}" || true   # FAIL_FAST is for runs, and this one is through

@@ -25,12 +25,11 @@ cd "$1" || exit
 source jobs/environment.sh   # not beside this script, which Slurm calls as a copy
 use_environment
 export OMP_NUM_THREADS="${SLURM_CPUS_ON_NODE:-1}"   # `threads: auto` takes as many; a node may not bind the job to its CPUs
-export UNLABELEDASD_WAIT=300                        # for the lock of a node that is gone, stale after 3 minutes
+export UNLABELEDASD_WAIT=300   # for the lock of a node that is gone, stale after 3 minutes
+export UNLABELEDASD_CALL="${2##*/}"   # overwrite=true clears a run once, not again when it is requeued
 id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"   # SLURM_JOB_ID of the last task is the whole array's
 command="$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$2/commands")"
 [[ -n "${command}" ]] || { echo "$2/commands: no line $((SLURM_ARRAY_TASK_ID + 1)) for job ${id}" >&2; exit 1; }
-# it goes on from what the start before has cleared and trained
-((${SLURM_RESTART_COUNT:-0} == 0)) || command="$(sed -E "s/${OVERWRITE}/\\1\\3/Ig" <<< "${command}")"
 echo "== $(date +'%F %T'): job ${id} on ${SLURMD_NODENAME:-$(hostname)}," \
   "start $((${SLURM_RESTART_COUNT:-0} + 1)): ${command}"
 

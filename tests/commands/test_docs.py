@@ -1,16 +1,23 @@
 """What README and docs show works as written."""
 
+import argparse
+import os
 import re
+import runpy
+import subprocess
 import sys
+from functools import cache
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 import infer
 import train
-from conftest import ROOT, call, tiny
+from conftest import ROOT, call, compose, tiny
 
-DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("*/README.md"))]
+DOCUMENTS = [path for glob in ("*.md", "docs/*.md", "*/README.md") for path in ROOT.glob(glob)]
+DOCUMENTS = sorted(path for path in DOCUMENTS if path.name != "CHANGELOG.md")
 
 
 def example_files() -> dict[str, str]:
@@ -67,3 +74,70 @@ def test_links_and_paths_exist(document):
         r"\b((?:jobs|src|ensemble|preprocess|docs|tests)/[\w/]+\.(?:sh|py|md))\b", text
     ):
         assert (ROOT / path).is_file() or path.removeprefix("src/") in example_files(), path
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+HYDRA = {"train": "train", "infer": "infer", "train_triplet": "triplet"}  # command -> its yaml
+JOB = re.compile(r"(=.* |^)(jobs/exp|pseudoattr)/\w+\.sh|/\w+\.sh --help")
+PROGRAM = re.compile(r"python ((?:src|benchmarks|ensemble|jobs/launch)/(\w+)\.py) (?!\.\.\.)")
+
+
+@cache
+def commands() -> list[str]:
+    """Command lines of all documents, in code blocks and in running text, with their exports."""
+    lines = {}
+    for document in DOCUMENTS:
+        text = document.read_text().replace("\\\n", "")
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
+            exports = ""
+            for line in map(str.strip, block.splitlines()):
+                if line.startswith("export "):
+                    exports += line.partition("#")[0] + "; "
+                else:
+                    lines[exports + line] = None
+        text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        quoted = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
+        lines |= dict.fromkeys(code for code in quoted if " " in code)
+    return [re.sub(r"<(\w+)>", r"\1", line) for line in lines]  # <data_dir> stands for a path
+
+
+@pytest.mark.parametrize("line", list(filter(JOB.search, commands())))
+def test_job_commands(line):
+    """A job script prints its plan with the settings that a document shows."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    given = os.environ | {"DRY_RUN": "1", "DATA_DIR": "data", "SEEDS": "1", "PATH": path}
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, env=given, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "--help" in line or re.search(r"^(python|env|sbatch) ", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", list(filter(PROGRAM.search, commands())))
+def test_program_commands(line, monkeypatch, extensions):
+    """A program accepts the arguments that a document shows."""
+    found = PROGRAM.search(line)
+    file, name = found.groups()
+    split = "arguments() { printf '%s\\0' \"$@\"; }; arguments " + line[found.end() :]
+    shell = subprocess.run(["bash", "-c", split], capture_output=True, check=True)
+    arguments = shell.stdout.decode().split("\0")[:-1]
+    if name in HYDRA:
+        assert compose(HYDRA[name], [*arguments, extensions])
+        return
+
+    class Accepted(Exception):
+        pass
+
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_alone(self, args=None, namespace=None):
+        parse(self, args, namespace)
+        raise Accepted
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_alone)
+    monkeypatch.setattr(sys, "argv", [file, *arguments])
+    monkeypatch.syspath_prepend(str(ROOT / Path(file).parent))
+    with pytest.raises(SystemExit if "--help" in arguments else Accepted) as stop:
+        runpy.run_path(str(ROOT / file), run_name="__main__")
+    assert getattr(stop.value, "code", 0) in (0, None)

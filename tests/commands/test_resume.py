@@ -246,6 +246,38 @@ def test_overwrite(run, copy, data_dir, monkeypatch, capsys):
     assert new[name] != csvs(run)[name]
 
 
+def test_overwrite_once_per_call(run, copy, data_dir, monkeypatch, capsys):
+    """A launcher starts a run again whose host was lost, with the command line of the first try."""
+    other, keep = copy(run), KeepEpochs.on_train_epoch_end
+    arguments = settings(data_dir, other.folder.parents[1], "overwrite=true")
+
+    def trained() -> int:
+        return len(json.loads(other.progress.read_text())["seconds"])
+
+    def stop_after_second(self, trainer, module):
+        keep(self, trainer, module)
+        if trainer.current_epoch == 1:
+            raise Stop
+
+    monkeypatch.setenv("UNLABELEDASD_CALL", "first")
+    monkeypatch.setattr(KeepEpochs, "on_train_epoch_end", stop_after_second)
+    with pytest.raises(Stop):
+        call(train, monkeypatch, *arguments)
+    monkeypatch.setattr(KeepEpochs, "on_train_epoch_end", keep)
+    assert "overwrite=true: removed" in capsys.readouterr().out
+    assert call(train, monkeypatch, *arguments) == 0
+    assert "removed" not in capsys.readouterr().out
+    assert trained() == 1  # the third epoch
+    assert csvs(other) == csvs(run)
+    assert call(train, monkeypatch, *arguments) == 0
+    assert f"{other.folder}\n" in capsys.readouterr().out  # finished, and skipped
+    assert trained() == 1
+    monkeypatch.setenv("UNLABELEDASD_CALL", "second")
+    assert call(train, monkeypatch, *arguments) == 0
+    assert "overwrite=true: removed" in capsys.readouterr().out
+    assert trained() == 3
+
+
 def test_free_keys_exist():
     """A key that was renamed must not stay free."""
     names = set()

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # A Slurm of its own for tests: munged, slurmctld and two nodes, n1 and n2, of one CPU each, all on this host.
 #
-#   tests/slurm.sh start FOLDER     everything of it in FOLDER (a short path), on the ports from SLURM_TEST_PORT (16817)
+#   tests/jobs/slurm.sh start FOLDER     everything of it in FOLDER (a short path), on the ports from SLURM_TEST_PORT (16817)
 #   export SLURM_CONF=FOLDER/slurm.conf     and sbatch, squeue, scontrol are of that one
-#   tests/slurm.sh stop FOLDER      end its jobs and daemons
+#   tests/jobs/slurm.sh stop FOLDER      end its jobs and daemons
 #
 # Needs Debian's slurm-wlm and munge (apt install slurm-wlm munge), and root; nothing in /etc or /var is touched.
 set -Eeuo pipefail

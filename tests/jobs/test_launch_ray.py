@@ -228,7 +228,7 @@ def test_a_run_ends_with_its_worker(tmp_path):
         f"from ray_runs import Run, execute\n"
         f"execute(Run(*{tuple(run)}), {str(ROOT)!r}, {{'PATH': {os.environ['PATH']!r}}}, False)"
     )
-    path = os.pathsep.join([str(ROOT / "jobs/exp"), str(ROOT / "src")])
+    path = os.pathsep.join([str(ROOT / "jobs/launch"), str(ROOT / "src")])
     worker = subprocess.Popen(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}
     )

@@ -137,21 +137,23 @@ def test_a_lost_run_is_tried_again_and_waits_for_its_lock(capsys):
     assert "run 2: lost 4 times: the node died" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "word", ["overwrite=true", "+overwrite=True", "++overwrite=1", "overwrite=yes"]
-)
-def test_a_run_that_is_tried_again_keeps_its_progress(word):
+def test_every_try_belongs_to_one_call():
+    """So that overwrite=true clears a run once (tests/commands/test_resume.py)."""
     begun = []
 
-    def end(run, _):
-        begun.append(run.command)
-        if len(begun) < 3:
+    def end(run, environment):
+        begun.append((run.command, environment["UNLABELEDASD_CALL"]))
+        if len(begun) % 3:
             raise Lost("the node died")
         return 0, "host", 1.0
 
-    command = f"python src/train.py a=1 {word} b=2 not_{word} "
-    assert ended(Cluster(end), [Run("run", "folder", command)]) == [(0, 0)]
-    assert begun == [command] + [f"python src/train.py a=1  b=2 not_{word} "] * 2
+    command = "python src/train.py overwrite=true "
+    for _ in range(2):
+        assert ended(Cluster(end), [Run("run", "folder", command)]) == [(0, 0)]
+    assert {given for given, _ in begun} == {command}
+    first, second = [name for _, name in begun[:3]], [name for _, name in begun[3:]]
+    assert len(set(first)) == len(set(second)) == 1
+    assert first != second
 
 
 def test_a_run_that_fails_is_not_tried_again(capsys):

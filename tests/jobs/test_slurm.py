@@ -1,4 +1,4 @@
-"""LAUNCHER=slurm on a real Slurm of two nodes on this host (tests/slurm.sh): runs are ended and queued again, a node
+"""LAUNCHER=slurm on a real Slurm of two nodes on this host (tests/jobs/slurm.sh): runs are ended and queued again, a node
 goes down, one is drained, and in the end every file of scores is that of a local run.
 
   python -m pytest -m cluster tests/jobs/test_slurm.py     as root, with slurm-wlm and munge; 5 to 15 minutes on 2 cores
@@ -46,10 +46,10 @@ def slurm():
             ).stdout
 
         try:
-            subprocess.run([ROOT / "tests/slurm.sh", "start", folder], check=True)
+            subprocess.run([ROOT / "tests/jobs/slurm.sh", "start", folder], check=True)
             yield call
         finally:
-            subprocess.run([ROOT / "tests/slurm.sh", "stop", folder], check=True)
+            subprocess.run([ROOT / "tests/jobs/slurm.sh", "stop", folder], check=True)
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,0 +1,1 @@
+"""Embeddings without training: spectral statistics, pretrained encoders; LoRA trains the latter."""
