@@ -47,7 +47,7 @@ def embed(
     loader: DataLoader = DataLoader(
         ClipDataset(root, list(paths), classes, extractor.n_samples, channel),
         batch_size,
-        sampler=[(i, 0.0) for i in range(len(paths))],  # type: ignore[arg-type]
+        sampler=[(i, 0.0) for i in range(len(paths))],
         collate_fn=collate,
         num_workers=num_workers,
     )

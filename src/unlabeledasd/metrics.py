@@ -13,8 +13,9 @@ MAX_FPR = 0.1
 
 def harmonic_mean(values: list[float]) -> float:
     """nan if one is nan or there is none, 0 if one is 0."""
-    values = np.asarray(values, dtype=float)
-    return float(hmean(values)) if len(values) and not np.isnan(values).any() else float("nan")
+    if len(values) == 0 or np.isnan(values).any():
+        return float("nan")
+    return float(hmean(np.asarray(values, dtype=float)))
 
 
 def evaluate(scores: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray) -> dict[str, float]:

@@ -18,14 +18,18 @@ from unlabeledasd.scoring import restore
 if TYPE_CHECKING:
     from torch import nn
 
-LIBRARY = ("unlabeledasd.networks", "unlabeledasd.scoring")  # modules whose classes are built
+# Modules of the library with the classes that a run's configuration may name.
+LIBRARY = tuple(
+    f"unlabeledasd.{name}"
+    for name in ("networks", "scoring", "encoders.extractors", "encoders.pooling")
+)
 
 # Makes what a node (`_target_` and its settings) of a file describes: build(node, key, file).
 Build = Callable[[dict, str, Path], Any]
 
 
 def build_from_library(node: dict, key: str, file: Path) -> Any:
-    """The object that a node describes, of a class that a module of LIBRARY defines.
+    """The object that a node and the nodes in it describe, of classes that LIBRARY defines.
 
     A results folder may come from anybody: no other name in it is imported or called.
     """
@@ -33,9 +37,15 @@ def build_from_library(node: dict, key: str, file: Path) -> Any:
     module, _, name = target.rpartition(".")
     found = getattr(import_module(module), name, None) if module in LIBRARY else None
     if not isinstance(found, type) or found.__module__ != module:
-        allowed = f"allowed are the classes of {' and '.join(LIBRARY)}"
+        allowed = f"allowed are the classes of {', '.join(LIBRARY)}"
         raise InputError(f"{file}: {key}._target_={target}: {allowed}")
-    return found(**{name: value for name, value in node.items() if name != "_target_"})
+    settings = {}
+    for name, value in node.items():
+        if isinstance(value, dict) and "_target_" in value:
+            value = build_from_library(value, f"{key}.{name}", file)
+        settings[name] = value
+    del settings["_target_"]
+    return found(**settings)
 
 
 def load_detector(
