@@ -1,10 +1,11 @@
-"""What reading clips takes, against a training step: is a second, packed copy on disk worth it?
+"""Time of reading clips against a training step: would a second, packed copy on disk pay off?
 
   python benchmarks/data.py [--clips 512] [--step 3.1]
 
-Milliseconds per clip of 10 s, files in the operating system's cache: the header alone, 16-bit samples in place (what
-training reads), decoding to float32, the same clip from one packed file (a memory map), and what packing takes.
---step: seconds of a training step of 64 clips, to compare with (benchmarks/train_step.py).
+Milliseconds per clip of 10 s, files in the operating system's cache: the header alone, 16-bit
+samples in place (what training reads), decoding to float32, the same clip from one packed file (a
+memory map), and what packing takes. --step: seconds of a training step of 64 clips, to compare with
+(benchmarks/train_step.py).
 """
 
 import time

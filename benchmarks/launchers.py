@@ -1,13 +1,14 @@
-"""What a launcher costs: from the call to the first step, and the share of time in which nothing is trained or scored.
+"""Cost of a launcher: time until the first step, and the share of time without training or scoring.
 
-  python benchmarks/launchers.py [--launcher local] [--runs 20] [--slots 2] [--epochs 10] [--hours 2]
+  python benchmarks/launchers.py [--launcher local] [--runs 20] [--slots 2] [--epochs 10]
 
---runs short runs on generated clips, through jobs/exp/exp1.sh; --slots: how many the launcher runs at a time (JOBS,
-nodes, GPUs), which is for you to know; --hours: when to give up. What the launcher takes from the environment
-(SBATCH_OPTIONS, ...) is passed on.
+--runs short runs on generated clips, through jobs/exp/exp1.sh; --slots: how many of them the
+launcher runs at a time (JOBS, nodes, GPUs), which this script cannot find out; --hours: when to
+give up. Settings of the launcher in the environment (SBATCH_OPTIONS, ...) are passed on.
 
-A run begins when src/train.py writes environment.json, before its first step, and ends with its done marker; idle is
-all else in `slots` times the seconds from the call to the last end: the launcher, imports, reading and checking clips.
+A run begins when src/train.py writes environment.json, before its first step, and ends with its
+done marker; idle is all else in `slots` times the seconds from the call to the last end: the
+launcher, imports, reading and checking clips.
 """
 
 import os
@@ -44,11 +45,9 @@ def main() -> None:
         }
         start = time.time()
         command = [BENCHMARKS.parent / "jobs/exp/exp1.sh"]
+        environment = {**os.environ, **settings}
         launcher = subprocess.Popen(
-            command,
-            env={**os.environ, **settings},
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,
+            command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
         )
         runs = [folder / f"results/bench/na_0256_{seed}/all" for seed in range(given.runs)]
         try:
@@ -62,9 +61,8 @@ def main() -> None:
                 for name in ("environment.json", "done")
             )
             launcher.wait()
-            if (
-                given.launcher == "slurm" and given.runs > 1
-            ):  # its table waits in the queue; one run has none
+            # Slurm's table waits in the queue; a single run has no table
+            if given.launcher == "slurm" and given.runs > 1:
                 while not list((folder / "results").glob("table1*.csv")):
                     check(launcher, runs, deadline=start + given.hours * 3600)
                     time.sleep(0.5)
@@ -88,24 +86,25 @@ def main() -> None:
 
 
 def check(launcher: subprocess.Popen, runs: list[Path], deadline: float) -> None:
-    """Whether it is worth while to wait on."""
+    """Exit if the launcher or a run failed, or at the deadline."""
     if launcher.poll():
         sys.exit(f"the launcher failed with status {launcher.returncode}")
     for run in runs:
         if (run / "error").exists():
             sys.exit(f"{run.parent.name} failed: {(run / 'error').read_text().strip()}")
     if time.time() > deadline:
-        sys.exit("not through in time; --hours allows more")
+        sys.exit("not finished in time; --hours allows more")
 
 
 def end(launcher: subprocess.Popen) -> None:
-    """With what it started here; what it submitted is the cluster's."""
+    """Stop the launcher and what it started here; submitted jobs are the cluster's."""
     if launcher.poll() is None:
         os.killpg(launcher.pid, signal.SIGINT)
         launcher.wait()
 
 
 def written(file: Path) -> float:
+    """Time of the last change, in seconds since the epoch."""
     return file.stat().st_mtime
 
 

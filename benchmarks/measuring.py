@@ -1,4 +1,4 @@
-"""What the benchmarks share: clips to work on, a configuration, child processes that answer in JSON, tables."""
+"""Shared by the benchmarks: clips, a configuration, child processes that print JSON, tables."""
 
 import argparse
 import json
@@ -33,14 +33,13 @@ def clips(n_machines: int, n_train: int, n_test: int = 1, seconds: float = 10.0)
                 place.mkdir(parents=True)
                 for i in range(count):
                     wave = rng.integers(-3000, 3000, round(seconds * RATE), dtype=np.int16)
-                    soundfile.write(
-                        place / f"section_00_source_{split}_normal_{i:04}_a.wav", wave, RATE
-                    )
+                    name = f"section_00_source_{split}_normal_{i:04}_a.wav"
+                    soundfile.write(place / name, wave, RATE)
         yield Path(folder)
 
 
 def compose(data_dir: Path, method: str, *overrides: str):
-    """Configuration of src/train.py for the dataset `bench`; the results lie beside the clips."""
+    """Configuration of src/train.py for the dataset `bench`; results are next to the clips."""
     import hydra
     from omegaconf import OmegaConf
 
@@ -59,7 +58,7 @@ def compose(data_dir: Path, method: str, *overrides: str):
 
 
 def child(script: str, *arguments: object, **environment: str) -> dict:
-    """Run a script of this folder in a process of its own; what it printed as JSON in its last line."""
+    """What a script of this folder, run in its own process, prints as JSON in its last line."""
     command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]
     start = time.perf_counter()
     done = subprocess.run(
@@ -74,7 +73,7 @@ def child(script: str, *arguments: object, **environment: str) -> dict:
 
 
 class MemoryPeak:
-    """Greatest anonymous memory of this process, in GB, looked at fifty times a second."""
+    """Peak of anonymous memory of this process, in GB, sampled fifty times a second."""
 
     def __init__(self):
         self.gb = 0.0
@@ -96,7 +95,7 @@ def options(documentation: str, **defaults: int | str) -> argparse.Namespace:
         parser.add_argument(
             f"--{name}", type=type(default), default=default, help="(default: %(default)s)"
         )
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--json", type=Path, help="write the table there too")
     parser.add_argument("--worker", nargs="*", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -115,5 +114,5 @@ def show(title: str, rows: list[dict], file: Path | None = None) -> None:
 
 
 def rounds(count: int, names: list[str]) -> Iterator[str]:
-    """A B A B ..., with a progress bar, so that a machine that slows down slows all of them."""
+    """A B A B ..., with a progress bar: a machine that slows down slows all of them."""
     yield from tqdm(names * count, desc="measuring", unit="process")

@@ -1,9 +1,12 @@
-"""The method as a competent PyTorch user would write it, without this repository's library: the yardstick of
-benchmarks/train_step.py. float32, eager, PyTorch's defaults; clips decoded by two DataLoader workers.
+"""The method as a competent PyTorch user would write it, without this repository's library.
+
+The yardstick of benchmarks/train_step.py: float32, eager, PyTorch's defaults; clips decoded by two
+DataLoader workers.
 
   python benchmarks/plain.py FOLDER [--method subloss_0256_4096] [--batches 4] [--bf16]
 
-Trains on FOLDER/<machine>/train/*.wav; prints JSON: seconds of each step after the first, peak of anonymous memory.
+Trains on FOLDER/<machine>/train/*.wav; prints JSON: seconds of each step after the first, peak of
+anonymous memory.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
   python benchmarks/pseudolabels.py [--clips 1000] [--size 384] [--clusters 10] [--embed 16]
 
-Embedding is measured on --embed clips of 18 s with the network of subloss_0256_4096 and told for all clips (0 leaves
-it out). Compiling is what the first UMAP of a process takes more than the second one.
+Embedding is measured on --embed clips of 18 s with the network of subloss_0256_4096 and printed
+for all clips (0 leaves it out). Compiling is the extra time of the first UMAP of a process.
 """
 
 import argparse
@@ -23,12 +23,11 @@ TARGET_CLIPS = 10
 
 
 def separated(n_clips: int, size: int, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:
-    """-> embeddings (N, D) in separated clusters, cluster of each (N,)."""
+    """Embeddings (N, D) in separated clusters, and the cluster of each (N,)."""
     rng = np.random.default_rng(0)
     cluster = rng.integers(n_clusters, size=n_clips)
-    embedding = rng.standard_normal((n_clusters, size))[cluster] + 0.5 * rng.standard_normal(
-        (n_clips, size)
-    )
+    centers = rng.standard_normal((n_clusters, size))
+    embedding = centers[cluster] + 0.5 * rng.standard_normal((n_clips, size))
     return embedding.astype(np.float32), cluster
 
 
@@ -42,7 +41,7 @@ def seconds(function: Callable, *arguments, repeat: int = 1) -> float:
 
 
 def embedding_seconds(n_clips: int) -> float:
-    """Of one clip of 18 s, read and embedded in batches."""
+    """Seconds for one clip of 18 s, read and embedded in batches."""
     import soundfile
     import torch
 
@@ -53,15 +52,10 @@ def embedding_seconds(n_clips: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         paths = [f"{i}.wav" for i in range(n_clips)]
         for i, path in enumerate(paths):
-            soundfile.write(
-                Path(folder, path),
-                0.1 * np.random.default_rng(i).standard_normal(18 * 16000),
-                16000,
-            )
-        return (
-            seconds(Embedder(MultiResolutionNet(), "embedding").embed, Path(folder), paths)
-            / n_clips
-        )
+            wave = 0.1 * np.random.default_rng(i).standard_normal(18 * 16000)
+            soundfile.write(Path(folder, path), wave, 16000)
+        embedder = Embedder(MultiResolutionNet(), "embedding")
+        return seconds(embedder.embed, Path(folder), paths) / n_clips
 
 
 def main() -> None:
@@ -98,14 +92,12 @@ def main() -> None:
                 "true_attribute": cluster.astype(str),
             }
         )
-        rows.append(("picture", seconds(draw_map, Path(folder, "map.png"), clips, "benchmark")))
+        rows.append(("plot", seconds(draw_map, Path(folder, "map.png"), clips, "benchmark")))
     rows += [("sum", sum(value for _, value in rows)), ("mixtures by bic instead", bic)]
     print(f"{options.clips} clips x {options.size}, {options.clusters} clusters")
     print(*(f"{name:24}{value:8.1f} s" for name, value in rows), sep="\n")
-    found, ari = (
-        labeler.n_clusters_["source"],
-        agreement(labeler.labels_[~is_target], cluster[~is_target])[0],
-    )
+    found = labeler.n_clusters_["source"]
+    ari = agreement(labeler.labels_[~is_target], cluster[~is_target])[0]
     print(f"{found} clusters found in the source domain, adjusted Rand index {ari:.3f}")
 
 

@@ -1,11 +1,12 @@
-"""How near training comes to what the machine can compute, and where the rest of the time goes.
+"""How near training comes to the peak of the machine, and which operations take the time.
 
   python benchmarks/roofline.py [--method subloss_0256_4096] [--batch 64] [--rows 16]
 
-The work per clip is counted by torch's flop counter in the convolutions and linear layers of benchmarks/plain.py, the
-method as it is written down. The machine's peak is measured in the same run, with a large matrix product and a
-convolution of 128 channels, in float32 and bfloat16. Then: the share of the float32 convolution peak that forward,
-backward and the whole step reach in the precision chosen for this machine, and the operations that take the time.
+Torch's flop counter counts the work per clip in the convolutions and linear layers of
+benchmarks/plain.py. The machine's peak is measured in the same run, with a large matrix product and
+a convolution of 128 channels, in float32 and bfloat16. Then: the share of the float32 convolution
+peak that forward, backward and the whole step reach in the precision chosen for this machine, and
+the operations that take the time.
 """
 
 import functools
@@ -33,9 +34,8 @@ def peaks() -> dict[str, float]:
     for dtype in (torch.float32, torch.bfloat16):
         name = str(dtype).removeprefix("torch.")
         a = torch.randn(2048, 2048).to(dtype)
-        found[f"matrix product, {name}"] = (
-            2 * 2048**3 / best_seconds(functools.partial(torch.mm, a, a))
-        )
+        seconds = best_seconds(functools.partial(torch.mm, a, a))
+        found[f"matrix product, {name}"] = 2 * 2048**3 / seconds
         x = torch.randn(16, 128, 56, 56).to(dtype, memory_format=torch.channels_last)
         w = torch.randn(128, 128, 3, 3).to(dtype, memory_format=torch.channels_last)
         seconds = best_seconds(functools.partial(torch.conv2d, x, w, padding=1))
@@ -44,7 +44,7 @@ def peaks() -> dict[str, float]:
 
 
 def flops_per_clip(method: str) -> tuple[float, float]:
-    """Of forward and backward pass."""
+    """Work of the forward and the backward pass."""
     import torch
     from plain import Spectrum, Stft
     from torch.utils.flop_counter import FlopCounterMode
@@ -65,12 +65,14 @@ def main() -> None:
 
     import train
     from settings.session import quiet_lightning, use_hardware
+    from unlabeledasd.fast import accelerate
 
     quiet_lightning()
     with clips(8, -(-given.batch // 8)) as data_dir:
         config = compose(data_dir, given.method, f"dataset.batch_size={given.batch}")
         use_hardware(config)
         _, _, module, data = train.prepare(config)
+        accelerate(module.extractor, "cpu")
         batch = next(iter(data.train_dataloader()))
     module.log = module.log_dict = lambda *_, **__: None
     module.generator = torch.Generator().manual_seed(0)
@@ -102,13 +104,8 @@ def main() -> None:
 
     def row(what: str, speed: float, seconds: float | str = "", each: float | str = "") -> dict:
         percent = 100 * speed / peak["convolution, float32"]
-        return {
-            "what": what,
-            "seconds": seconds,
-            "GFLOP per clip": each,
-            "GFLOP/s": speed / 1e9,
-            share: percent,
-        }
+        cells = {"what": what, "seconds": seconds, "GFLOP per clip": each}
+        return cells | {"GFLOP/s": speed / 1e9, share: percent}
 
     rows = [row(name, speed) for name, speed in peak.items()]
     rows += [

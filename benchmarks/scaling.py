@@ -1,10 +1,11 @@
-"""Seconds and memory of training and scoring against the number of clips, machines, and the clip length.
+"""Seconds and memory of training and scoring by the number of clips, machines, and clip length.
 
   python benchmarks/scaling.py [--clips 64] [--most 8]
 
-Each point is a process that trains one epoch of subloss_0256_4096 in batches of 16 and scores it, on 1, 2, 4, ...
---most times as many clips (of 5 s), machines, or seconds. A straight line is fitted to seconds over size; off it: the
-largest distance of a point from the line. Clips that stay in memory would show in the peak.
+Each point is a process that trains one epoch of subloss_0256_4096 in batches of 16 and scores it,
+on 1, 2, 4, ... --most times as many clips (of 5 s), machines, or seconds. A straight line is fitted
+to seconds over size; `off` is the largest distance of a point from the line. Clips that stay in
+memory would show in the peak.
 """
 
 import json
@@ -43,9 +44,8 @@ def main() -> None:
         print(json.dumps({"seconds": work(Path(folder), seconds), "peak_gb": peak.gb}))
         return
     factors = [2**i for i in range(given.most.bit_length())]
-    points = [
-        (what, factor) for what in ("clips", "machines", "clip seconds") for factor in factors
-    ]
+    kinds = ("clips", "machines", "clip seconds")
+    points = [(what, factor) for what in kinds for factor in factors]
     rows = []
     for what, factor in tqdm(points, unit="process"):
         machines = 4 * (factor if what == "machines" else 1)
@@ -54,15 +54,9 @@ def main() -> None:
         with clips(machines, each, 2, seconds) as data_dir:
             found = child("scaling.py", "--worker", data_dir, seconds)
         size = {"clips": machines * each, "machines": machines, "clip seconds": seconds}[what]
-        rows.append(
-            {
-                "against": what,
-                "size": size,
-                "seconds": found["seconds"],
-                "peak GB": found["peak_gb"],
-            }
-        )
-    for what in ("clips", "machines", "clip seconds"):
+        row = {"against": what, "size": size}
+        rows.append(row | {"seconds": found["seconds"], "peak GB": found["peak_gb"]})
+    for what in kinds:
         own = [row for row in rows if row["against"] == what]
         sizes, values = (np.array([row[key] for row in own]) for key in ("size", "seconds"))
         slope, start = np.polyfit(sizes, values, 1)

@@ -1,11 +1,13 @@
-"""Seconds to score one epoch: all machines in one pass, as src/train.py does, against a process per machine.
+"""Seconds to score one epoch: all machines in one pass against a process per machine.
 
   python benchmarks/scoring.py [--machines 14] [--train 40] [--test 20] [--processes 3]
 
-  one pass       embed all clips in batches, fit a scorer per machine, write every CSV, in a process that runs already
+  one pass       as src/train.py does: embed all clips in batches, fit a scorer per machine, write
+                 every CSV, in a process that runs already
   with start     the same and the start of its process
-  per machine    a process that loads the network, embeds the clips of one machine in float32 with PyTorch's defaults
-                 and fits its scorer; measured for --processes machines, told for all
+  per machine    a process that loads the network, embeds the clips of one machine in float32 with
+                 PyTorch's defaults and fits its scorer; measured for --processes machines, printed
+                 for all
 
 The network is that of subloss_0256_4096 at 18 s, untrained.
 """
@@ -41,7 +43,7 @@ def one_pass(data_dir: Path) -> float:
 
 
 def one_machine(folder: Path) -> float:
-    """As plain.py would: network and loader of its own, one machine."""
+    """Seconds for one machine as in plain.py, with its own network and loader."""
     start = time.perf_counter()
     import torch
     from plain import Clips, Spectrum, Stft
@@ -55,11 +57,8 @@ def one_machine(folder: Path) -> float:
         for split in ("train", "test"):
             data = Clips(folder.parent, f"{folder.name}/{split}/*.wav")
             loader = DataLoader(data, 64, num_workers=2)
-            embedded.append(
-                torch.cat(
-                    [torch.cat([branch(wave) for branch in branches], 1) for wave, _ in loader]
-                )
-            )
+            batches = [torch.cat([branch(wave) for branch in branches], 1) for wave, _ in loader]
+            embedded.append(torch.cat(batches))
     train, test = (nn.functional.normalize(e) for e in embedded)
     centers = KMeans(16, n_init=10, random_state=0).fit(train).cluster_centers_
     (1 - test @ torch.from_numpy(centers).T.float()).amin(1)
@@ -70,9 +69,8 @@ def main() -> None:
     given = options(__doc__, machines=14, train=40, test=20, processes=3)
     if given.worker:
         name, folder = given.worker
-        print(
-            json.dumps({"seconds": {"pass": one_pass, "machine": one_machine}[name](Path(folder))})
-        )
+        measure = {"pass": one_pass, "machine": one_machine}[name]
+        print(json.dumps({"seconds": measure(Path(folder))}))
         return
     with clips(given.machines, given.train, given.test) as data_dir:
         together = child("scoring.py", "--worker", "pass", data_dir)
@@ -90,11 +88,8 @@ def main() -> None:
         {"path": path, "seconds": s, "times faster": per_machine / s}
         for path, s in measured.items()
     ]
-    show(
-        f"One epoch of {given.machines} machines x {given.train + given.test} clips",
-        rows,
-        given.json,
-    )
+    title = f"One epoch of {given.machines} machines x {given.train + given.test} clips"
+    show(title, rows, given.json)
 
 
 if __name__ == "__main__":

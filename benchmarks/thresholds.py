@@ -1,9 +1,10 @@
-"""How often normal test clips of a finished run lie above its decision thresholds, which one in ten should.
+"""How often normal test clips of a finished run are above its thresholds; one in ten should be.
 
   python benchmarks/thresholds.py results/exp/demo/subloss_0256_4096_1
 
-Threshold from training clips held out from the scorer, as the challenge has it, and from half of the normal test
-clips, as src/score.py --normal would have it (the other half is judged; mean over 50 random halves).
+Thresholds from training clips held out from the scorer, as in the challenge, and from half of the
+normal test clips, as with src/score.py --normal (the other half is scored; mean over 50 random
+halves).
 """
 
 import argparse
@@ -37,9 +38,8 @@ def main() -> None:
             reference, others = np.array_split(rng.permutation(normal), 2)
             alarms["other normal clips"].append(others > decision_threshold(reference))
     for name, found in alarms.items():
-        print(
-            f"threshold from {name}: {100 * np.concatenate(found).mean():.0f} % of normal test clips above"
-        )
+        percent = 100 * np.concatenate(found).mean()
+        print(f"threshold from {name}: {percent:.0f} % of normal test clips above")
 
 
 if __name__ == "__main__":

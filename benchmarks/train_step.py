@@ -1,17 +1,19 @@
-"""Training speed and memory: src/train.py's own path against a plain PyTorch implementation (benchmarks/plain.py).
+"""Training speed and memory: src/train.py against plain PyTorch (benchmarks/plain.py).
 
   python benchmarks/train_step.py [--methods "subloss_0256_4096 na_1024"] [--batches 5] [--rounds 2]
 
-Batches of 64 clips of 18 s (10 s on disk, as in DCASE data). Each measurement is a process of its own, in turns:
+Batches of 64 clips of 18 s (10 s on disk, as in DCASE data). Each measurement is a process of its
+own, in turns:
 
   plain         float32, default allocator, clips decoded by two DataLoader workers
   plain tuned   the same with an allocator that keeps its memory (three MALLOC_ variables)
   plain bf16    tuned, with autocast to bfloat16 and channels_last too
-  train         what src/train.py does, reading included, default settings
-  step          the same without reading and without Lightning: one batch, again and again
+  train         src/train.py, reading included, default settings
+  step          the same without reading and without Lightning: one batch again and again
   float32       as train, with precision=32-true
 
-clips/s is the median over the steps after the first; memory is the peak of anonymous memory of the training process.
+clips/s is the median over the steps after the first; memory is the peak of anonymous memory of the
+training process.
 """
 
 import functools
@@ -64,7 +66,10 @@ def step_worker(data_dir: Path, method: str, batches: str) -> list[float]:
     """Seconds of each step on one batch in memory."""
     import torch
 
+    from unlabeledasd.fast import accelerate
+
     config, module, data = prepared(data_dir, method)
+    accelerate(module.extractor, "cpu")
     batch = next(iter(data.train_dataloader()))
     module.log = module.log_dict = functools.partial(lambda *_, **__: None)
     module.generator = torch.Generator().manual_seed(0)
@@ -82,16 +87,9 @@ def step_worker(data_dir: Path, method: str, batches: str) -> list[float]:
 
 def measure(path: str, data_dir: Path, method: str, batches: int) -> dict:
     if path.startswith("plain"):
-        arguments = [
-            "plain.py",
-            data_dir / "bench/all/raw",
-            "--method",
-            method,
-            "--batches",
-            batches,
-        ]
-        arguments += ["--bf16"] if path == "plain bf16" else []
-        return child(*arguments, **({} if path == "plain" else KEEP))
+        folder, bf16 = data_dir / "bench/all/raw", ["--bf16"] if path == "plain bf16" else []
+        arguments = [folder, "--method", method, "--batches", batches, *bf16]
+        return child("plain.py", *arguments, **({} if path == "plain" else KEEP))
     worker = ["step"] if path == "step" else ["train"]
     overrides = ["precision=32-true"] if path == "float32" else []
     return child("train_step.py", "--worker", *worker, data_dir, method, batches, *overrides)
@@ -111,23 +109,13 @@ def main() -> None:
             found = {path: [] for path in given.paths.split(",")}
             for path in rounds(given.rounds, list(found)):
                 found[path].append(measure(path, data_dir, method, given.batches))
-            speed = {
-                p: BATCH / statistics.median(s for f in fs for s in f["seconds"])
-                for p, fs in found.items()
-            }
-            memory = {p: max(f["peak_gb"] for f in fs) for p, fs in found.items()}
-            first = next(iter(found))
-            rows += [
-                {
-                    "method": method,
-                    "path": p,
-                    "clips/s": speed[p],
-                    "ratio": speed[p] / speed[first],
-                    "peak GB": memory[p],
-                    "ratio of memory": memory[p] / memory[first],
-                }
-                for p in found
-            ]
+            first = None
+            for path, results in found.items():
+                speed = BATCH / statistics.median(s for r in results for s in r["seconds"])
+                memory = max(r["peak_gb"] for r in results)
+                first = first or (speed, memory)
+                row = {"method": method, "path": path, "clips/s": speed, "ratio": speed / first[0]}
+                rows.append(row | {"peak GB": memory, "ratio of memory": memory / first[1]})
     show(f"Batches of {BATCH} clips of 18 s", rows, given.json)
 
 

@@ -12,7 +12,6 @@ import logging
 import shutil
 import tempfile
 import warnings
-from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,13 +45,6 @@ def write_network(network, file: Path) -> list[dict[str, int]]:
     """
     import torch
     from torch import nn
-
-    from unlabeledasd.fast.stem import Stem
-
-    network = deepcopy(network)
-    for module in network.modules():
-        if isinstance(module, Stem):
-            module.forward = module.by_layers  # its shortcuts would fix the batch size
 
     class FromSpectra(nn.Module):
         def __init__(self):

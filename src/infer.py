@@ -15,7 +15,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from settings.build import CONFIG_PATH, build_scorers, launch, report_errors
+from settings.build import CONFIG_PATH, build, launch, report_errors
 from settings.check import check_config, require_values
 from settings.kept import load_config, trained_extractor
 from settings.session import load_clips, pick_device, quiet_lightning
@@ -46,7 +46,7 @@ def infer(config: DictConfig, run: Run) -> None:
 
     trained = load_config(run)
     epochs = scored_epochs(config, trained, run)
-    scorers = build_scorers(config.scorer)
+    scorers = [build(node) for node in config.scorer.values()]
     name = str(config.name)
     record = run.all / "infer" / f"{name}.yaml"
     text = OmegaConf.to_yaml(config, resolve=True)

@@ -16,14 +16,7 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-from settings.build import (
-    CONFIG_PATH,
-    build,
-    build_scorers,
-    launch,
-    naming_settings,
-    report_errors,
-)
+from settings.build import CONFIG_PATH, build, launch, naming_settings, report_errors
 from settings.check import check_config, require_values
 from settings.kept import keep_choices, make_once, report_finished, save_config, settings_hash
 from settings.session import (
@@ -68,7 +61,7 @@ def prepare(config: DictConfig) -> tuple:
     table = load_clips(config.dataset, config.data.root)
     labels = build(config.label, table=table)
     print(f"{len(labels.classes)} classes")
-    scorers = build_scorers(config.scorer)
+    scorers = [build(node) for node in config.scorer.values()]
     n_clusters = max(getattr(scorer, "n_clusters", 0) for scorer in scorers)
     for line in [*training_notes(table, n_clusters), *missing_ground_truth(config, table)]:
         print(line)

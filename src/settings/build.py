@@ -27,17 +27,6 @@ def build(node: DictConfig, **runtime: Any) -> Any:
         return hydra.utils.instantiate(node, _partial_=True, _convert_="all")(**runtime)
 
 
-def build_scorers(scorers: DictConfig) -> list:
-    """The scorers of a configuration, tried on random clips: wrong settings are found early."""
-    import numpy as np
-
-    embedding = np.random.default_rng(0).standard_normal((72, 128))
-    for node in scorers.values():
-        with naming_settings(node):
-            build(node).fit(embedding, np.arange(72) >= 64).score(embedding)
-    return [build(node) for node in scorers.values()]
-
-
 @contextmanager
 def naming_settings(node: DictConfig) -> Iterator[None]:
     """Report what the node's class says about its settings as InputError.

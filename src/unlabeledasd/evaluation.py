@@ -19,6 +19,7 @@ from tqdm import tqdm
 from unlabeledasd.data import ClipDataset, collate
 from unlabeledasd.decisions import held_out_scores
 from unlabeledasd.errors import InputError, check_range
+from unlabeledasd.fast import accelerate
 from unlabeledasd.files import read_npz, write_csv, write_npz
 from unlabeledasd.results import csv_path, score_table, write_scores
 from unlabeledasd.runs.folder import Run
@@ -52,7 +53,7 @@ def embed(
         num_workers=num_workers,
     )
     # outside inference mode: weights moved within it could not be loaded again
-    extractor = extractor.to(device).eval()
+    extractor = accelerate(extractor.to(device).eval(), device)
     embeddings = []
     bar = tqdm(total=len(paths), desc=description, unit="clip", leave=False)
     with torch.inference_mode(), bar:

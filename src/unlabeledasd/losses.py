@@ -1,5 +1,8 @@
-"""Sub-cluster AdaCos (K. Wilkinghoff, "Sub-cluster AdaCos: learning representations for anomalous sound
-detection", IJCNN 2021) with the fixed scale, as used in arXiv 2409.09332."""
+"""Sub-cluster AdaCos with the fixed scale, as used in arXiv 2409.09332.
+
+K. Wilkinghoff, "Sub-cluster AdaCos: learning representations for anomalous sound detection",
+IJCNN 2021.
+"""
 
 import math
 
@@ -14,8 +17,9 @@ class SubclusterAdaCos(nn.Module):
     """Cross entropy of soft labels against K sub-clusters per class on the unit sphere.
 
     With unit-norm embedding e and centres w_ck and s = sqrt(2) ln(C K - 1):
-    p_c = sum_k softmax(s <e, w>)_ck over all C K centres; loss = -sum_c y_c ln p_c, mean over the batch.
-    The embedding is normalised here, as a whole. Frozen centres are a buffer: never trained nor decayed.
+    p_c = sum_k softmax(s <e, w>)_ck over all C K centres; loss = -sum_c y_c ln p_c, mean over the
+    batch. The embedding is normalised here, as a whole. Frozen centres (trainable=False) are a
+    buffer: never trained nor decayed.
     """
 
     def __init__(

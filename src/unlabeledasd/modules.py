@@ -1,4 +1,4 @@
-"""Lightning glue: one module per loss family."""
+"""Lightning modules, one per loss family."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -18,9 +18,10 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class DiscriminativeModule(pl.LightningModule):
-    """What the loss families share: mixup, and sub-cluster AdaCos on the concatenated embedding, frozen centres.
+    """Mixup, and sub-cluster AdaCos with frozen centres on the concatenated embedding.
 
-    A batch is (waveforms (B, T) int16 or float, class indices (B,)). A family adds its terms to `losses`.
+    A batch is (waveforms (B, T) int16 or float, class indices (B,)). Each loss family adds its
+    terms to `losses`.
     """
 
     def __init__(
@@ -45,29 +46,22 @@ class DiscriminativeModule(pl.LightningModule):
         return self.make_optimizer(self.parameters())
 
     def on_train_epoch_start(self) -> None:
-        # The draws of an epoch depend on the seed and the epoch alone, so that a resumed run repeats them.
-        self.generator = torch.Generator(self.device).manual_seed(
-            self.seed * 100_003 + self.current_epoch
-        )
+        # draws depend on seed and epoch alone, so that a resumed run repeats them
+        seed = self.seed * 100_003 + self.current_epoch
+        self.generator = torch.Generator(self.device).manual_seed(seed)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         wave, labels = batch
-        # F.one_hot would wait for a GPU
-        soft_labels = (
-            labels[:, None] == torch.arange(self.n_classes, device=labels.device)
-        ).float()
+        classes = torch.arange(self.n_classes, device=labels.device)
+        soft_labels = (labels[:, None] == classes).float()  # F.one_hot would wait for a GPU
         wave, soft_labels = mixup(to_float(wave), soft_labels, self.mixup_prob, self.generator)
         embedding, branches = self.extractor(wave)
         with torch.autocast(wave.device.type, enabled=False):
             losses = self.losses(embedding, branches, soft_labels)
-        total = sum(losses.values())
+        total = torch.stack([*losses.values()]).sum()
         self.log("loss", total, on_step=True, on_epoch=True, batch_size=len(wave))
-        self.log_dict(
-            {f"loss/{name}": value for name, value in losses.items()},
-            on_step=False,
-            on_epoch=True,
-            batch_size=len(wave),
-        )
+        terms = {f"loss/{name}": value for name, value in losses.items()}
+        self.log_dict(terms, on_step=False, on_epoch=True, batch_size=len(wave))
         return total
 
     def losses(
@@ -78,8 +72,11 @@ class DiscriminativeModule(pl.LightningModule):
 
 
 class SubspaceLossModule(DiscriminativeModule):
-    """Adds `subspace_weight` x the sum over the branches of sub-cluster AdaCos on that branch's numbers, with
-    trainable centres, arXiv 2409.09332 Eq. (3). A weight of 0 leaves these out: the methods na_*."""
+    """Adds the subspace loss, arXiv 2409.09332 Eq. (3), times `subspace_weight`.
+
+    It is the sum over the branches of sub-cluster AdaCos with trainable centres on that branch's
+    embedding. A weight of 0 leaves it out: the methods na_*.
+    """
 
     def __init__(
         self,
@@ -106,16 +103,18 @@ class SubspaceLossModule(DiscriminativeModule):
         terms = super().losses(embedding, branches, soft_labels)
         if self.branch_losses:
             heads = zip(self.branch_losses, branches, strict=True)
-            terms["branches"] = self.subspace_weight * sum(
-                head(branch, soft_labels) for head, branch in heads
-            )
+            total = sum(head(branch, soft_labels) for head, branch in heads)
+            terms["branches"] = self.subspace_weight * total
         return terms
 
 
 class FeatExModule(DiscriminativeModule):
-    """Adds `featex_weight` x sub-cluster AdaCos, with trainable centres, on embeddings whose branches are exchanged
-    between clips with probability `featex_prob`, over C (B + 1) classes (feature exchange, K. Wilkinghoff,
-    "Self-supervised learning for anomalous sound detection", ICASSP 2024)."""
+    """Adds the loss of feature exchange, times `featex_weight`.
+
+    It is sub-cluster AdaCos with trainable centres over C (B + 1) classes, on embeddings with
+    branches exchanged between clips with probability `featex_prob` (K. Wilkinghoff,
+    "Self-supervised learning for anomalous sound detection", ICASSP 2024).
+    """
 
     def __init__(
         self,
@@ -141,17 +140,18 @@ class FeatExModule(DiscriminativeModule):
         self, embedding: Tensor, branches: list[Tensor], soft_labels: Tensor
     ) -> dict[str, Tensor]:
         exchanged = exchange_features(branches, soft_labels, self.featex_prob, self.generator)
-        return super().losses(embedding, branches, soft_labels) | {
-            "exchanged": self.featex_weight * self.exchanged_loss(*exchanged)
-        }
+        terms = super().losses(embedding, branches, soft_labels)
+        terms["exchanged"] = self.featex_weight * self.exchanged_loss(*exchanged)
+        return terms
 
 
 class TripletModule(pl.LightningModule):
-    """Triplet loss for pseudo-labels of one machine, on magnitude spectrograms (arXiv 2409.09332, section III-C).
+    """Triplet loss on magnitude spectrograms of one machine (arXiv 2409.09332, section III-C).
 
-    Of a batch (waveforms (2 N, T), class (2 N,)) the first N clips x are of the machine, the others are noise n.
-    Anchor: x, or x + n with probability `noise_prob`. Positive: x + n', n' permuted. Negative: half of the batch x
-    stretched in time or frequency, half another clip of the machine; with noise with probability `noise_prob`.
+    Of a batch (waveforms (2 N, T), class (2 N,)) the first N clips x are of the machine, the others
+    are noise n. Anchor: x, or x + n with probability `noise_prob`. Positive: x + n', n' permuted.
+    Negative: half of the batch x stretched in time or frequency, half another clip of the machine;
+    with noise with probability `noise_prob`.
     """
 
     def __init__(
@@ -179,14 +179,13 @@ class TripletModule(pl.LightningModule):
         return self.make_optimizer(self.parameters())
 
     def on_train_epoch_start(self) -> None:
-        # on the CPU: the ratios of stretching are sizes, which the device would have to hand back
+        # on the CPU: the ratios of stretching are sizes, which a GPU would have to copy back
         self.generator = torch.Generator().manual_seed(self.seed * 100_003 + self.current_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         x, noise = self.extractor.stft(to_float(batch[0])).chunk(2)
-        triplet = torch.cat(
-            [*self.triplet(x, noise)]
-        )  # one pass: batch statistics are those of all three
+        # one pass: batch statistics are those of all three
+        triplet = torch.cat([*self.triplet(x, noise)])
         anchor, positive, negative = self.extractor.encode(triplet).chunk(3)
         loss = F.triplet_margin_loss(anchor, positive, negative, margin=self.margin)
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(x))
@@ -204,11 +203,8 @@ class TripletModule(pl.LightningModule):
             low, high = self.stretch_ratios[interval]
             ratio = low + (high - low) * torch.rand(1, generator=self.generator).item()
             negative[i] = stretch(x[i], ratio, axis)
-        return (
-            anchor,
-            positive,
-            self.add_noise(negative, noise[self.permutation(size)], self.noise_prob),
-        )
+        negative = self.add_noise(negative, noise[self.permutation(size)], self.noise_prob)
+        return anchor, positive, negative
 
     def permutation(self, size: int) -> Tensor:
         return torch.randperm(size, generator=self.generator)

@@ -1,6 +1,8 @@
-"""The feature extractor of arXiv 2409.09332: one branch on the whole-clip spectrum, one per STFT resolution.
+"""The feature extractors of arXiv 2409.09332, section III, in PyTorch's own layers.
 
-No convolution or linear layer has a bias, and the embedding is returned raw: the losses and scorers normalise.
+One branch on the spectrum of the whole clip and one per STFT resolution, 128 dimensions each. No
+convolution or linear layer has a bias. Embeddings are raw: losses and scorers normalise them.
+Shapes: B clips, F frequency bins; F' and F'' are what strided layers leave of them.
 """
 
 from collections.abc import Sequence
@@ -10,22 +12,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlabeledasd.errors import InputError, check_range
-from unlabeledasd.fast.residual import ResidualFunction, in_layout
-from unlabeledasd.fast.stem import Stem
 from unlabeledasd.spectra import StftMagnitude, spectrum_magnitude
 
-BRANCH_SIZE = 128  # numbers per branch
+BRANCH_SIZE = 128  # dimensions of a branch's embedding
 SPECTRUM_CONVS = ((256, 64), (64, 32), (16, 4))  # kernel, stride
+STFT_STAGES = ((16, 1), (32, 2), (64, 2), (128, 2))  # channels, stride of the first block
 
 
-def in_full_precision(head: nn.Sequential, x: Tensor) -> Tensor:
-    """head(x) without autocast: the last layers of a branch are cheap, and their digits are the scores'."""
-    with torch.autocast(x.device.type, enabled=False):
-        return head(x.to(head[-1].weight.dtype))
+class FullPrecision(nn.Sequential):
+    """Layers that autocast leaves in the precision of their weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(next(self.parameters()).dtype))
 
 
 class SqueezeExcitation(nn.Module):
-    """Rescales the channels of (B, C, ...) by gates in (0, 1) computed from their global means."""
+    """(B, C, ...) -> the same, each channel times a gate in (0, 1) from all channels' means."""
 
     def __init__(self, channels: int, reduction: int = 16):
         super().__init__()
@@ -33,116 +36,100 @@ class SqueezeExcitation(nn.Module):
         self.excite = nn.Linear(channels // reduction, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        positions = tuple(range(2, x.dim()))
-        # a sum and not a mean, whose gradient would be a tensor as large as x, in another memory layout
-        means = x.sum(positions) / x.shape[2:].numel()
+        means = x.flatten(2).sum(2) / x.shape[2:].numel()  # (B, C)
         gates = torch.sigmoid(self.excite(F.relu(self.squeeze(means))))  # (B, C)
-        return x * gates.view(*gates.shape, *[1] * len(positions))
+        return x * gates.view(*gates.shape, *[1] * (x.dim() - 2))
 
 
 class SpectrumEncoder(nn.Module):
-    """Whole-clip magnitude spectrum (B, n_bins) -> (B, 128)."""
+    """Magnitude spectrum of the whole clip (B, F) -> (B, 128)."""
 
     def __init__(self, n_bins: int):
         super().__init__()
-        layers: list[nn.Module] = []
+        convs: list[nn.Module] = []
         channels, length = 1, n_bins
         for kernel, stride in SPECTRUM_CONVS:
-            layers += [
-                nn.Conv1d(channels, BRANCH_SIZE, kernel, stride, bias=False),
-                nn.ReLU(),
-                SqueezeExcitation(BRANCH_SIZE),
-            ]
+            convs.append(nn.Conv1d(channels, BRANCH_SIZE, kernel, stride, bias=False))
+            convs += [nn.ReLU(), SqueezeExcitation(BRANCH_SIZE)]
             channels, length = BRANCH_SIZE, (length - kernel) // stride + 1
-        self.convs = nn.Sequential(*layers)
-        layers, size = [], BRANCH_SIZE * length
+        layers: list[nn.Module] = []
+        size = BRANCH_SIZE * length
         for _ in range(5):
-            layers += [
-                nn.Linear(size, BRANCH_SIZE, bias=False),
-                nn.BatchNorm1d(BRANCH_SIZE),
-                nn.ReLU(),
-            ]
+            layers.append(nn.Linear(size, BRANCH_SIZE, bias=False))
+            layers += [nn.BatchNorm1d(BRANCH_SIZE), nn.ReLU()]
             size = BRANCH_SIZE
-        self.head = nn.Sequential(*layers, nn.Linear(size, BRANCH_SIZE, bias=False))
+        self.convs = nn.Sequential(*convs)
+        self.head = FullPrecision(*layers, nn.Linear(size, BRANCH_SIZE, bias=False))
 
     def forward(self, spectrum: Tensor) -> Tensor:
-        return in_full_precision(self.head, self.convs(spectrum.unsqueeze(1)).flatten(1))
+        x = self.convs(spectrum.unsqueeze(1))  # (B, 128, positions): 14 at 18 s
+        return self.head(x.flatten(1))
+
+
+class Stem(nn.Module):
+    """The first layers of an STFT branch: magnitudes (B, F, frames) -> (B, C, frames'', F'')."""
+
+    def __init__(self, n_bins: int, channels: int):
+        super().__init__()
+        self.bin_norm = nn.BatchNorm1d(n_bins)
+        self.conv = nn.Conv2d(1, channels, 7, stride=2, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, stft: Tensor) -> Tensor:
+        image = self.bin_norm(stft).transpose(1, 2).unsqueeze(1)  # (B, 1, frames, F)
+        x = F.relu(self.norm(self.conv(image)))  # (B, C, frames', F')
+        return F.max_pool2d(x, 3, stride=2)
 
 
 class ResidualBlock(nn.Module):
-    """(B, C_in, frames, F) -> (B, C_out, ceil(frames / stride), ceil(F / stride)); both paths start from BN(x)."""
+    """(B, C, H, W) -> (B, C', H / stride, W / stride), rounded up; both paths start from BN(x)."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int):
+    def __init__(self, in_channels: int, channels: int, stride: int):
         super().__init__()
-        self.norm = nn.BatchNorm2d(in_channels)
-        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        self.inner_norm = nn.BatchNorm2d(out_channels)
-        self.inner_conv = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
-        self.rescale = SqueezeExcitation(out_channels)
-        self.skip = (
-            nn.Conv2d(in_channels, out_channels, 1, bias=False) if stride > 1 else nn.Identity()
-        )
+        self.norm1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.rescale = SqueezeExcitation(channels)
+        self.skip: nn.Module = nn.Identity()
+        if stride > 1:
+            conv = nn.Conv2d(in_channels, channels, 1, bias=False)
+            self.skip = nn.Sequential(nn.MaxPool2d(3, stride, padding=1), conv)
 
     def forward(self, x: Tensor) -> Tensor:
-        stride = self.conv.stride[0]
-        if self.training:
-            norms, kernels = (
-                (self.norm, self.inner_norm),
-                [self.conv.weight, self.inner_conv.weight],
-            )
-            kernels += [self.skip.weight] if stride > 1 else []
-            return ResidualFunction.apply(
-                in_layout(x),
-                *norms,
-                stride,
-                self.rescale.squeeze.weight,
-                self.rescale.excite.weight,
-                *(p for norm in norms for p in (norm.weight, norm.bias)),
-                *kernels,
-            )
-        x = self.norm(x)
-        out = self.rescale(self.inner_conv(F.relu(self.inner_norm(self.conv(F.relu(x))))))
-        return out.add_(self.skip(F.max_pool2d(x, 3, stride, padding=1) if stride > 1 else x))
+        x = self.norm1(x)
+        out = self.conv1(F.relu(x))  # (B, C', H / stride, W / stride)
+        out = self.conv2(F.relu(self.norm2(out)))
+        return self.rescale(out) + self.skip(x)
 
 
 class StftEncoder(nn.Module):
-    """STFT magnitude (B, n_bins, frames) -> (B, 128).
-
-    Its images are (B, C, frames, F): the order in which the transform leaves the frames in memory.
-    """
+    """STFT magnitude (B, F, frames) -> (B, 128)."""
 
     def __init__(self, n_bins: int):
         super().__init__()
-        self.norm = nn.BatchNorm1d(n_bins)
-        layers: list[nn.Module] = [Stem(16, kernel=7)]
-        in_channels, height = 16, ((n_bins - 7) // 2 + 1 - 3) // 2 + 1
-        for channels, stride in ((16, 1), (32, 2), (64, 2), (128, 2)):
-            layers += [
-                ResidualBlock(in_channels, channels, stride),
-                ResidualBlock(channels, channels, 1),
-            ]
-            in_channels, height = channels, -(-height // stride)
-        # the layout in which a CPU convolves these few channels faster
-        self.blocks = nn.Sequential(*layers).to(memory_format=torch.channels_last)
-        self.head = nn.Sequential(
-            nn.BatchNorm1d(in_channels * height),
-            nn.Linear(in_channels * height, BRANCH_SIZE, bias=False),
-        )
+        channels = STFT_STAGES[0][0]
+        self.stem = Stem(n_bins, channels)
+        blocks: list[nn.Module] = []
+        n_bins = ((n_bins - 7) // 2 + 1 - 3) // 2 + 1  # F'', what the stem leaves
+        for out_channels, stride in STFT_STAGES:
+            blocks.append(ResidualBlock(channels, out_channels, stride))
+            blocks.append(ResidualBlock(out_channels, out_channels, 1))
+            channels, n_bins = out_channels, -(-n_bins // stride)
+        self.blocks = nn.Sequential(*blocks)
+        size = channels * n_bins
+        self.head = FullPrecision(nn.BatchNorm1d(size), nn.Linear(size, BRANCH_SIZE, bias=False))
 
     def forward(self, stft: Tensor) -> Tensor:
-        frames = stft.transpose(1, 2)  # (B, frames, n_bins)
-        stem, *blocks = self.blocks
-        x = stem(
-            frames, self.norm
-        )  # which takes the statistics of each bin over all frames of all clips
-        for block in blocks:
-            x = block(x)
-        x = x.permute(0, 2, 3, 1)  # (B, frames', F', 128), as in memory
-        return in_full_precision(self.head, x.amax(1).mT.flatten(1))
+        x = self.blocks(self.stem(stft))  # (B, 128, time, frequency)
+        return self.head(x.amax(2).flatten(1))  # max over time
 
 
 class StftBranch(nn.Module):
-    """(B, T) -> (B, 128) by one STFT resolution."""
+    """Waveforms (B, T) -> (B, 128) by one STFT resolution.
+
+    time_mean_removed: subtract from each frequency bin of a clip its mean over time.
+    """
 
     def __init__(
         self,
@@ -162,16 +149,17 @@ class StftBranch(nn.Module):
     def encode(self, stft: Tensor) -> Tensor:
         """(B, F, frames) -> (B, 128)."""
         if self.time_mean_removed:
-            stft = stft - stft.mean(-1, keepdim=True)
+            stft = stft - stft.mean(2, keepdim=True)
         return self.encoder(stft)
 
 
 class MultiResolutionNet(nn.Module):
-    """(B, T) float waveforms, T = clip_seconds x sample_rate -> (embedding (B, 128 (n + 1)), list of (B, 128)).
+    """Waveforms (B, T) -> (embedding (B, 128 (n + 1)), its n + 1 parts (B, 128) in a list).
 
-    The branches are the whole-clip spectrum, then one STFT per entry of `n_ffts`, in the order given (larger
-    first by convention). `time_mean_removed` names the n_ffts whose bins have their mean over time subtracted:
-    none in the paper; [4096] gives what the released na_0256_1024_4096 computes.
+    T = clip_seconds x sample_rate. The branches are the spectrum of the whole clip, then one STFT
+    per entry of `n_ffts`, in the order given (larger first by convention). `time_mean_removed`
+    lists the n_ffts whose frequency bins have their mean over time subtracted: none in the paper;
+    [4096] gives what the authors' na_0256_1024_4096 computes.
     """
 
     def __init__(
@@ -186,15 +174,16 @@ class MultiResolutionNet(nn.Module):
         check_range("n_ffts", n_ffts, 32, 2**16)
         check_range("sample_rate", sample_rate, 1)
         self.n_samples = round(clip_seconds * sample_rate)
-        if self.n_samples < (least := least_samples()):
+        least = least_samples()
+        if self.n_samples < least:
+            seconds = -(-least * 1000 // sample_rate) / 1000
             raise InputError(
-                f"clip_seconds={clip_seconds}: too short, the spectrum branch needs at least {least:,} samples "
-                f"({-(-least * 1000 // sample_rate) / 1000:.3f} s at {sample_rate} Hz)"
+                f"clip_seconds={clip_seconds}: too short, the spectrum branch needs at least "
+                f"{least:,} samples ({seconds:.3f} s at {sample_rate} Hz)"
             )
-        if unknown := set(time_mean_removed) - set(n_ffts):
-            raise InputError(
-                f"time_mean_removed={sorted(unknown)}: not among n_ffts={list(n_ffts)}"
-            )
+        unknown = sorted(set(time_mean_removed) - set(n_ffts))
+        if unknown:
+            raise InputError(f"time_mean_removed={unknown}: not among n_ffts={list(n_ffts)}")
         self.spectrum = SpectrumEncoder(self.n_samples // 2 + 1)
         self.stfts = nn.ModuleList(
             StftBranch(n_fft, sample_rate, band_hz, n_fft in time_mean_removed) for n_fft in n_ffts
@@ -204,20 +193,16 @@ class MultiResolutionNet(nn.Module):
 
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
         if wave.dim() != 2 or wave.shape[1] != self.n_samples:
-            raise InputError(
-                f"waveforms of shape {tuple(wave.shape)}: expected (batch, {self.n_samples})"
-            )
-        branches = [
-            self.spectrum(spectrum_magnitude(wave)),
-            *(branch(wave) for branch in self.stfts),
-        ]
+            shape = tuple(wave.shape)
+            raise InputError(f"waveforms of shape {shape}: expected (batch, {self.n_samples})")
+        branches = [self.spectrum(spectrum_magnitude(wave)), *(stft(wave) for stft in self.stfts)]
         return torch.cat(branches, dim=1), branches
 
 
 class TripletNet(StftBranch):
-    """The extractor of the triplet pseudo-labels: one STFT branch, the mean of each bin over time subtracted.
+    """The extractor of the triplet pseudo-labels: one STFT branch, the mean over time removed.
 
-    (B, T) float waveforms, T = clip_seconds x sample_rate -> (embedding (B, 128), [embedding]).
+    Waveforms (B, T), T = clip_seconds x sample_rate -> (embedding (B, 128), [embedding]).
     """
 
     def __init__(
@@ -232,7 +217,7 @@ class TripletNet(StftBranch):
         self.n_samples = round(clip_seconds * sample_rate)
         self.embedding_size = BRANCH_SIZE
 
-    def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:  # type: ignore[override]
         embedding = super().forward(wave)
         return embedding, [embedding]
 

@@ -1,6 +1,10 @@
-"""Anomaly scorers, by scikit-learn's contract: fitted on one machine's normal training clips; higher = more
-anomalous. A scorer's learned arrays (the attributes that end in "_") are all it needs to score."""
+"""The paper's anomaly scorer, by scikit-learn's contract; `scorers/` has others.
 
+A scorer is fitted on the normal training clips of one machine; higher scores are more anomalous.
+Its learned arrays (the attributes that end in "_") are all it needs to score.
+"""
+
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cache
@@ -15,24 +19,34 @@ from threadpoolctl import ThreadpoolController
 from unlabeledasd.errors import check_range
 
 
-@cache  # looking for them reads the list of all libraries
+
+@cache  # its constructor reads the list of all libraries
 def thread_pools() -> ThreadpoolController:
+    """The thread pools of the libraries that are loaded."""
     return ThreadpoolController()
 
 
 def one_thread() -> AbstractContextManager:
-    """For scikit-learn's fits: several threads would add up partial sums in the order in which they finish."""
+    """A context with one thread for BLAS and OpenMP, so that the order of sums does not vary."""
     return thread_pools().limit(limits=1)
 
 
-class TargetKmeansCos(BaseEstimator):
-    """Least cosine distance to k-means centres of the source clips and to every target clip (arXiv 2409.09332).
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """x (N, ...) -> (N, D) float64, rows of unit length; a row of zeros stays as it is."""
+    rows = np.asarray(x, dtype=np.float64).reshape(len(x), math.prod(np.shape(x)[1:]))
+    return normalize(rows) if len(rows) else rows
 
-    The centres are means of unit vectors and stay as they come, shorter than 1, as in the published system.
-    No target clips: the centres alone; fewer source clips than centres: each is its own centre.
+
+class TargetKmeansCos(BaseEstimator):
+    """Smallest cosine distance to k-means centres of the source clips and to all target clips.
+
+    arXiv 2409.09332. The centres are means of unit vectors and are not normalised again, as in the
+    published system. Without target clips: the centres alone; with fewer source clips than
+    centres, each is its own centre.
     """
 
     def __init__(self, n_clusters: int = 16):
+        check_range("n_clusters", n_clusters, 1)
         self.n_clusters = n_clusters
 
     @property
@@ -41,12 +55,11 @@ class TargetKmeansCos(BaseEstimator):
         return f"AS-{type(self).__name__}-{self.n_clusters}-plain"
 
     def fit(self, embedding: np.ndarray, is_target: np.ndarray) -> "TargetKmeansCos":
-        """embedding (N, D), normalised here; is_target (N,) bool or 0/1."""
-        check_range("n_clusters", self.n_clusters, 1)
+        """embedding (N, D) or (N, P, D), normalised here as a whole; is_target (N,) bool or 0/1."""
         if len(embedding) == 0:
             raise ValueError("TargetKmeansCos.fit: no training clips")
         is_target = np.asarray(is_target).astype(bool)
-        unit = normalize(np.asarray(embedding, dtype=np.float64))
+        unit = unit_rows(embedding)
         source, self.targets_ = unit[~is_target], unit[is_target]
         if len(source) <= self.n_clusters:
             self.centers_ = source
@@ -57,11 +70,11 @@ class TargetKmeansCos(BaseEstimator):
         return self
 
     def score(self, embedding: np.ndarray) -> np.ndarray:
-        """embedding (N, D), normalised here -> anomaly scores (N,), in [0, 2]."""
+        """embedding (N, D) or (N, P, D), normalised here -> anomaly scores (N,), in [0, 2]."""
         if not hasattr(self, "centers_"):
             raise NotFittedError("TargetKmeansCos.score before fit")
-        unit = normalize(np.asarray(embedding, dtype=np.float64))
-        return (1 - unit @ np.concatenate([self.centers_, self.targets_]).T).min(axis=1)
+        references = np.concatenate([self.centers_, self.targets_])
+        return (1 - unit_rows(embedding) @ references.T).min(axis=1)
 
 
 def learned_arrays(scorer: BaseEstimator) -> dict[str, np.ndarray]:

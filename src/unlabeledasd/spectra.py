@@ -1,4 +1,4 @@
-"""Spectra of a waveform, the two kinds of input of the feature extractor (arXiv 2409.09332, section III)."""
+"""Spectra of a waveform: the inputs of the feature extractor (arXiv 2409.09332, section III)."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from unlabeledasd.errors import InputError, check_range
 
 
 def magnitude(spectrum: Tensor) -> Tensor:
-    """|z| of complex numbers that are far from the limits of their precision: 3 times as fast as abs on a CPU."""
+    """|z|, 3 times as fast as abs on a CPU; squares may not leave the range of their precision."""
     return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag).sqrt_()
 
 
@@ -22,9 +22,9 @@ def spectrum_magnitude(wave: Tensor) -> Tensor:
 class StftMagnitude(nn.Module):
     """STFT magnitude: (B, T) -> (B, F, frames), frames = T // (n_fft / 2) + 1.
 
-    Periodic Hann window, hop n_fft / 2, centred with reflect padding, divided by the window's energy
-    sqrt(sum w^2), which the window holds already; only the F frequency bins with band_hz[0] <= f <= band_hz[1]; no
-    logarithm. In memory the frames come first, as the transform makes them.
+    Periodic Hann window, hop n_fft / 2, centred with reflect padding, divided by the window's
+    energy sqrt(sum w^2), which `window` contains already; only the F frequency bins with
+    band_hz[0] <= f <= band_hz[1]; no logarithm. In memory the frames come first.
     """
 
     def __init__(
@@ -38,21 +38,16 @@ class StftMagnitude(nn.Module):
         frequencies = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * sample_rate / n_fft
         bins = torch.nonzero((frequencies >= low) & (frequencies <= high)).flatten()
         if len(bins) == 0:
-            raise InputError(
-                f"band_hz={list(band_hz)}: no frequency bin of n_fft={n_fft} lies in it"
-            )
-        self.n_fft, self.first, self.n_bins = (
-            n_fft,
-            int(bins[0]),
-            len(bins),
-        )  # the band is one slice
+            raise InputError(f"band_hz={list(band_hz)}: contains no frequency bin of n_fft={n_fft}")
+        self.n_fft = n_fft
+        self.first = int(bins[0])  # the band is one slice
+        self.n_bins = len(bins)
         window = torch.hann_window(n_fft, dtype=torch.float64)  # periodic
-        self.register_buffer(
-            "window", (window / window.square().sum().sqrt()).float(), persistent=False
-        )
+        window = (window / window.square().sum().sqrt()).float()
+        self.register_buffer("window", window, persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:
-        # some clips at a time: the overlapping frames and their complex spectra are four times as large as the result
+        # some clips at a time: frames overlap, their complex spectra are 4 times as large
         return torch.cat([self.magnitudes(part) for part in wave.split(8)]).transpose(1, 2)
 
     def magnitudes(self, wave: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def coefficients(size: int, prob: float, seed: int) -> torch.Tensor:
-    """(size, size): row i holds what row i of the output takes of each input row."""
+    """(size, size): row i contains what row i of the output takes of each input row."""
     return mixup(torch.eye(size), torch.zeros(size, 1), prob, generator(seed))[0]
 
 
@@ -47,7 +47,7 @@ def test_wave_and_labels_are_mixed_alike(size, prob, seed):
 
 
 def test_row_by_row_without_a_second_call():
-    """Wave and labels of one call: the coefficient and partner read off the labels rebuild the wave."""
+    """Wave and labels of one call: coefficient and partner in the labels rebuild the wave."""
     size = 64
     wave = torch.randn(size, 50, generator=generator(1))
     mixed_wave, mixed_labels = mixup(wave, torch.eye(size), 0.5, generator())
@@ -61,21 +61,17 @@ def test_row_by_row_without_a_second_call():
 @pytest.mark.parametrize("prob", [0.0, 0.25, 0.5, 1.0])
 def test_fraction_of_mixed_rows(prob):
     size, draws = 64, 200
-    mixed = np.mean(
-        [(coefficients(size, prob, seed).diag() < 1).double().mean() for seed in range(draws)]
-    )
+    own = torch.stack([coefficients(size, prob, seed).diag() for seed in range(draws)])
+    mixed = (own < 1).double().mean().item()
     expected = prob * (1 - 1 / size)  # a row may draw itself as partner
-    deviation = (
-        np.sqrt(prob * (1 - prob) / size / draws) if 0 < prob < 1 else 1 / size / np.sqrt(draws)
-    )
+    deviation = np.sqrt(max(prob * (1 - prob) / size, 1 / size**2) / draws)
     assert abs(mixed - expected) <= 4 * deviation
 
 
 @pytest.mark.parametrize("prob", [0.5, 1.0])
 def test_own_uniform_fraction_per_row(prob):
-    shares = torch.cat(
-        [(mix := coefficients(64, prob, seed).diag())[mix < 1] for seed in range(100)]
-    )
+    own = torch.cat([coefficients(64, prob, seed).diag() for seed in range(100)])
+    shares = own[own < 1]
     assert len(shares.unique()) > 0.999 * len(shares)
     assert kstest(shares.numpy(), "uniform").pvalue > 0.01
 
@@ -107,7 +103,7 @@ def test_draws_come_from_the_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
     g = generator(3)
     batches = [mixup(wave, labels, 0.5, g)[0] for _ in range(2)]
-    assert not torch.equal(*batches)  # the next batch draws anew
+    assert not torch.equal(*batches)  # the next batch has other draws
 
 
 def test_float32_stays_float32():
@@ -116,22 +112,17 @@ def test_float32_stays_float32():
 
 
 def test_exchange_by_hand():
-    """Exchanged clips take each branch, with its share of the label, from one clip; others stay as they are."""
+    """Exchanged clips take each branch, with its share of the label, from one clip."""
     n, C = 6, 4
-    branches = [
-        torch.arange(n).float().view(n, 1).repeat(1, 2) + 100 * b for b in range(3)
-    ]  # tells clip and branch
+    clips = torch.arange(n).float().view(n, 1).repeat(1, 2)
+    branches = [clips + 100 * b for b in range(3)]  # values name clip and branch
     labels = torch.rand(n, C).softmax(1)
     seen = set()
     for seed in range(40):
-        embedding, exchanged = exchange_features(
-            branches, labels, 0.5, torch.Generator().manual_seed(seed)
-        )
+        embedding, exchanged = exchange_features(branches, labels, 0.5, generator(seed))
         assert embedding.shape == (n, 6)
         assert exchanged.shape == (n, 4 * C)
-        sources = embedding[:, ::2] - 100 * torch.arange(
-            3
-        )  # (n, 3): the clip that each branch is from
+        sources = embedding[:, ::2] - 100 * torch.arange(3)  # (n, 3): the clip of each branch
         for i in range(n):
             own, *shares = exchanged[i].split(C)
             if own.any():
@@ -150,8 +141,6 @@ def test_exchange_by_hand():
 def test_share_of_exchanged_clips(prob):
     labels = torch.eye(1000, 5)
     labels[5:, 0] = 1
-    _, exchanged = exchange_features(
-        [torch.zeros(1000, 1)] * 2, labels, prob, torch.Generator().manual_seed(0)
-    )
+    _, exchanged = exchange_features([torch.zeros(1000, 1)] * 2, labels, prob, generator())
     share = (exchanged[:, :5].sum(1) == 0).float().mean().item()
     assert share == pytest.approx(prob, abs=0.05)

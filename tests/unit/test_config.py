@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from conftest import DATASETS, METHODS, ROOT, compose
-from settings.build import build, build_scorers, naming_settings, nodes
+from settings.build import build, naming_settings, nodes
 from settings.check import check_config
 from unlabeledasd.errors import InputError
 from unlabeledasd.pseudo.label_file import source_name
@@ -164,7 +164,7 @@ def test_values_of_scorer_and_optimizer_are_refused_before_training():
     config = compose("train", [*settings("demo", "na_4096"), scorer, "model.optimizer.lr=-0.1"])
     check_config(config)
     with pytest.raises(InputError, match=r"^scorer\.target_kmeans_cos\.n_clusters=0: allowed is"):
-        build_scorers(config.scorer)
+        build(config.scorer.target_kmeans_cos)
     module = build(config.model, n_classes=2)
     with (
         pytest.raises(InputError, match=r"^torch\.optim\.AdamW: Invalid learning rate: -0\.1"),

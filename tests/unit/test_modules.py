@@ -1,4 +1,4 @@
-"""The subspace-loss module: its terms by the formula, what is trained, and what the draws depend on."""
+"""Loss families: terms by the formula, what is trained, what the draws depend on."""
 
 import math
 
@@ -37,13 +37,10 @@ def module(n_branches: int = 3, n_classes: int = 5, **options) -> SubspaceLossMo
 
 
 def cross_entropy(embedding, centers, labels) -> float:
-    """Sub-cluster AdaCos in float64: cosines x sqrt(2) ln(CK - 1), log-sum-exp over k, then against all."""
+    """Sub-cluster AdaCos in float64: cosines x sqrt(2) ln(CK - 1), log-sum-exp over k, over all."""
     e, w = (x.detach().numpy().astype(float) for x in (embedding, centers))
-    cosines = (
-        np.einsum("bd,ckd->bck", e, w)
-        / np.linalg.norm(e, axis=1)[:, None, None]
-        / np.linalg.norm(w, axis=2)
-    )
+    lengths = np.linalg.norm(e, axis=1)[:, None, None] * np.linalg.norm(w, axis=2)
+    cosines = np.einsum("bd,ckd->bck", e, w) / lengths
     logits = math.sqrt(2) * math.log(w.shape[0] * w.shape[1] - 1) * cosines
     log_p = logsumexp(logits, axis=2) - logsumexp(logits, axis=(1, 2))[:, None]
     return -(labels.numpy() * log_p).sum(1).mean()
@@ -57,14 +54,10 @@ def test_terms_are_whole_plus_weighted_sum_of_branches(n_branches, weight):
     found = made.losses(*made.extractor(wave), labels)
     pieces = [wave[:, 128 * b : 128 * (b + 1)] for b in range(n_branches)]
     heads = zip(pieces, made.branch_losses, strict=True)
-    expected = {
-        "whole": cross_entropy(wave, made.loss.centers, labels),
-        "branches": weight
-        * sum(cross_entropy(piece, head.centers, labels) for piece, head in heads),
-    }
-    assert {name: value.item() for name, value in found.items()} == pytest.approx(
-        expected, rel=1e-5
-    )
+    branches = sum(cross_entropy(piece, head.centers, labels) for piece, head in heads)
+    whole = cross_entropy(wave, made.loss.centers, labels)
+    values = {name: value.item() for name, value in found.items()}
+    assert values == pytest.approx({"whole": whole, "branches": weight * branches}, rel=1e-5)
 
 
 def test_what_is_trained():
@@ -73,10 +66,8 @@ def test_what_is_trained():
     assert [head.centers.shape for head in made.branch_losses] == 3 * [(5, 16, 128)]
     trained = {id(p) for group in made.configure_optimizers().param_groups for p in group["params"]}
     assert trained == {id(made.extractor.gain), *(id(head.centers) for head in made.branch_losses)}
-    before = [
-        made.loss.centers.clone(),
-        *(head.centers.detach().clone() for head in made.branch_losses),
-    ]
+    heads = (made.loss, *made.branch_losses)
+    before = [head.centers.detach().clone() for head in heads]
     made.on_train_epoch_start()
     made.training_step((torch.randn(4, 384), torch.arange(4)), 0).backward()
     made.configure_optimizers().step()
@@ -92,18 +83,15 @@ def test_weight_zero_has_no_branch_heads():
     assert list(found) == ["whole"]
     assert len(made.branch_losses) == 0
     assert [name for name, _ in made.named_parameters()] == ["extractor.gain"]
-    assert found["whole"].item() == pytest.approx(
-        cross_entropy(wave, made.loss.centers, labels), rel=1e-5
-    )
+    expected = cross_entropy(wave, made.loss.centers, labels)
+    assert found["whole"].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_training_step_without_mixup_is_the_sum_of_the_terms():
     made = module(2, n_classes=3, mixup_prob=0.0)
     made.on_train_epoch_start()
-    wave, classes = (
-        torch.randint(-32768, 32768, (6, 256), dtype=torch.int16),
-        torch.tensor([0, 2, 1, 1, 0, 2]),
-    )
+    wave = torch.randint(-32768, 32768, (6, 256), dtype=torch.int16)
+    classes = torch.tensor([0, 2, 1, 1, 0, 2])
     labels, pieces = torch.eye(3)[classes], (wave / 32768).split(128, dim=1)
     heads = zip(pieces, made.branch_losses, strict=True)
     expected = cross_entropy(wave, made.loss.centers, labels)
@@ -135,9 +123,8 @@ def test_loss_of_the_network_at_initialisation_is_that_of_chance(n_classes):
         embedding, branches = made.extractor(0.1 * torch.randn(8, 70_400))
         every_class = torch.full((8, n_classes), 1 / n_classes)
         total = sum(made.losses(embedding, branches, every_class).values())
-    assert total.item() == pytest.approx(
-        4 * math.log(n_classes), rel=0.05
-    )  # (B + 1) ln C of B = 3 branches
+    # (B + 1) ln C of B = 3 branches
+    assert total.item() == pytest.approx(4 * math.log(n_classes), rel=0.05)
 
 
 def test_to_float_is_exact_for_every_16_bit_sample():
@@ -150,22 +137,19 @@ def test_to_float_is_exact_for_every_16_bit_sample():
 
 
 def test_featex_terms():
-    """The second head has C (B + 1) classes and trainable centres; its initial value is about ln of them."""
+    """The second head has C (B + 1) classes and trainable centres."""
     torch.manual_seed(0)
-    made = FeatExModule(
-        5, Slices(3), SubclusterAdaCos, torch.optim.AdamW, featex_weight=0.5, featex_prob=0.0
-    )
+    options = {"featex_weight": 0.5, "featex_prob": 0.0}
+    made = FeatExModule(5, Slices(3), SubclusterAdaCos, torch.optim.AdamW, **options)
     made.generator = torch.Generator()
     wave, labels = torch.randn(6, 384), torch.randn(6, 5).softmax(1)
     found = made.losses(*made.extractor(wave), labels)
     padded = torch.cat([labels, torch.zeros(6, 15)], 1)  # nothing is exchanged at probability 0
     assert made.exchanged_loss.centers.shape == (20, 16, 384)
-    assert found["whole"].item() == pytest.approx(
-        cross_entropy(wave, made.loss.centers, labels), rel=1e-5
-    )
-    assert found["exchanged"].item() == pytest.approx(
-        0.5 * cross_entropy(wave, made.exchanged_loss.centers, padded), rel=1e-5
-    )
+    whole = cross_entropy(wave, made.loss.centers, labels)
+    exchanged = cross_entropy(wave, made.exchanged_loss.centers, padded)
+    values = {name: value.item() for name, value in found.items()}
+    assert values == pytest.approx({"whole": whole, "exchanged": 0.5 * exchanged}, rel=1e-5)
     trained = {name for name, _ in made.named_parameters()}
     assert "exchanged_loss.centers" in trained
     assert "loss.centers" not in trained

@@ -1,4 +1,4 @@
-"""The feature extractor against the formulas of the paper, written out with the network's own weights."""
+"""The feature extractor against the formulas of the paper, with the network's own weights."""
 
 import math
 
@@ -10,22 +10,13 @@ from torch.nn import functional as F
 from unlabeledasd.errors import InputError
 from unlabeledasd.networks import MultiResolutionNet, ResidualBlock
 
-SETS = [
-    [],
-    [256],
-    [1024],
-    [4096],
-    [1024, 256],
-    [4096, 256],
-    [4096, 1024],
-    [4096, 1024, 256],
-    [256, 4096],
-]
+SETS = [[], [256], [1024], [4096], [1024, 256], [4096, 256], [4096, 1024], [4096, 1024, 256]]
+SETS += [[256, 4096]]  # not the usual order
 WEIGHTED, NORMS = (nn.Conv1d, nn.Conv2d, nn.Linear), (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 class Reference:
-    """The formulas; each takes the next layer of `net`, in the order in which the paper names them."""
+    """The formulas; each takes the next layer of `net`, in the order of the paper."""
 
     def __init__(self, net: nn.Module):
         self.layers = [m for m in net.modules() if isinstance(m, WEIGHTED + NORMS)]
@@ -35,10 +26,8 @@ class Reference:
 
     def norm(self, x):
         m = self.next()
-        mean, var, w, b = (
-            v.view(-1, *[1] * (x.dim() - 2))
-            for v in (m.running_mean, m.running_var, m.weight, m.bias)
-        )
+        values = (m.running_mean, m.running_var, m.weight, m.bias)
+        mean, var, w, b = (v.view(-1, *[1] * (x.dim() - 2)) for v in values)
         return (x - mean) / (var + 1e-5).sqrt() * w + b
 
     def se(self, x):
@@ -69,25 +58,21 @@ class Reference:
 
 
 def trained(net: nn.Module) -> nn.Module:
-    """In float64, ready to score, with batch norms that do something."""
+    """The network in float64, ready to score, with random values in its batch norms."""
     for m in net.modules():
         if isinstance(m, NORMS):
-            for values, low in [
-                (m.weight, 0.5),
-                (m.running_var, 0.5),
-                (m.bias, -0.2),
-                (m.running_mean, -0.2),
-            ]:
-                values.data.uniform_(low, low + 0.6)
+            for values in (m.weight, m.running_var):
+                values.data.uniform_(0.5, 1.1)
+            for values in (m.bias, m.running_mean):
+                values.data.uniform_(-0.2, 0.4)
     return net.double().eval()
 
 
-@pytest.mark.parametrize(
-    ("shape", "channels", "stride"), [((2, 16, 9, 7), 16, 1), ((2, 16, 9, 6), 32, 2)]
-)
-def test_residual_block(shape, channels, stride):
+@pytest.mark.parametrize(("width", "channels", "stride"), [(7, 16, 1), (6, 32, 2)])
+def test_residual_block(width, channels, stride):
     torch.manual_seed(0)
-    block, x = trained(ResidualBlock(16, channels, stride)), torch.randn(shape, dtype=torch.float64)
+    block = trained(ResidualBlock(16, channels, stride))
+    x = torch.randn(2, 16, 9, width, dtype=torch.float64)
     found, reference = block(x), Reference(block)
     torch.testing.assert_close(found, reference.block(x, stride))
     assert reference.layers == []  # nothing follows
@@ -95,18 +80,13 @@ def test_residual_block(shape, channels, stride):
 
 def test_whole_network_by_the_formulas():
     torch.manual_seed(0)
-    net, wave = (
-        trained(MultiResolutionNet([256, 1024], 4.4)),
-        0.1 * torch.randn(2, 70_400, dtype=torch.float64),
-    )
+    net = trained(MultiResolutionNet([256, 1024], 4.4))
+    wave = 0.1 * torch.randn(2, 70_400, dtype=torch.float64)
     with torch.no_grad():
         embedding, branches = net(wave)
         reference = Reference(net)
-        stfts = [branch.stft(wave) for branch in net.stfts]
-        expected = [
-            reference.spectrum(torch.fft.rfft(wave).abs()[:, None]),
-            *map(reference.stft, stfts),
-        ]
+        expected = [reference.spectrum(torch.fft.rfft(wave).abs()[:, None])]
+        expected += [reference.stft(branch.stft(wave)) for branch in net.stfts]
     assert reference.layers == []
     torch.testing.assert_close(branches, expected)
     torch.testing.assert_close(embedding, torch.cat(expected, dim=1))
@@ -114,20 +94,17 @@ def test_whole_network_by_the_formulas():
 
 def test_sizes_at_18_seconds():
     net, seen = MultiResolutionNet([4096, 1024, 256]), []
-    parameters = [
-        sum(p.numel() for p in branch.parameters()) for branch in (net.spectrum, *net.stfts)
-    ]
+    branches = (net.spectrum, *net.stfts)
+    parameters = [sum(p.numel() for p in branch.parameters()) for branch in branches]
     assert parameters == [1_662_208, 1_757_610, 972_536, 772_106]
-    for module in net.spectrum.convs[::3]:
-        module.register_forward_hook(lambda _module, _input, output: seen.append(output.shape[1:]))
-    for branch in net.stfts:
-        block = branch.encoder.blocks[-1]  # -> (B, 128, frames', F')
-        block.register_forward_hook(
-            lambda _module, _input, output: seen.append((output.shape[1], output.shape[3]))
-        )
+    convs = net.spectrum.convs[::3]  # -> (B, 128, positions)
+    blocks = [branch.encoder.blocks[-1] for branch in net.stfts]  # -> (B, 128, frames, F)
+    for module in (*convs, *blocks):
+        module.register_forward_hook(lambda _module, _input, output: seen.append(output.shape))
     with torch.no_grad():
         net.eval()(torch.zeros(1, 288_000))
-    assert seen == [(128, 2247), (128, 69), (128, 14), (128, 63), (128, 16), (128, 4)]
+    assert {shape[:2] for shape in seen} == {(1, 128)}
+    assert [shape[-1] for shape in seen] == [2247, 69, 14, 63, 16, 4]
 
 
 def test_layers_as_pytorch_makes_them():
@@ -139,9 +116,8 @@ def test_layers_as_pytorch_makes_them():
             assert m.bias is None
             bound = 1 / math.sqrt(m.weight[0].numel())  # uniform in +-1 / sqrt(inputs)
             assert m.weight.abs().max() <= bound
-            assert m.weight.std().item() == pytest.approx(
-                bound / math.sqrt(3), rel=3 / math.sqrt(m.weight.numel())
-            )
+            near = 3 / math.sqrt(m.weight.numel())
+            assert m.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=near)
         elif isinstance(m, NORMS):
             assert (m.eps, m.momentum, m.affine, m.track_running_stats) == (1e-5, 0.1, True, True)
             assert (m.weight == 1).all()
@@ -152,21 +128,17 @@ def test_layers_as_pytorch_makes_them():
 def test_every_set_of_branches(n_ffts):
     net = MultiResolutionNet(n_ffts, 4.4)
     embedding, _ = net(0.1 * torch.randn(2, 70_400))
-    assert [
-        branch.stft.n_fft for branch in net.stfts
-    ] == n_ffts  # spectrum first, then in the order given
+    assert [branch.stft.n_fft for branch in net.stfts] == n_ffts  # in the order given
     assert embedding.shape == (2, net.embedding_size) == (2, 128 * (1 + len(n_ffts)))
     embedding.square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in net.parameters())
 
 
 def test_time_mean_removed_forgets_constants():
-    """Adding a constant to each bin of a clip's STFT changes a branch, unless the mean over time is removed."""
+    """A constant added to each bin of a clip changes a branch unless its mean is removed."""
     torch.manual_seed(0)
-    net, wave = (
-        trained(MultiResolutionNet([1024, 256], 4.4, time_mean_removed=[256])),
-        torch.randn(2, 70_400).double(),
-    )
+    net = trained(MultiResolutionNet([1024, 256], 4.4, time_mean_removed=[256]))
+    wave = torch.randn(2, 70_400).double()
     with torch.no_grad():
         before = net(wave)[1]
         for branch in net.stfts:

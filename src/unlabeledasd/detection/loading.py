@@ -1,6 +1,7 @@
 """A detector from a folder: a finished run, or an exported one."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +19,8 @@ from unlabeledasd.scoring import restore
 if TYPE_CHECKING:
     from torch import nn
 
-# Modules of the library with the classes that a run's configuration may name.
-LIBRARY = tuple(
-    f"unlabeledasd.{name}"
-    for name in ("networks", "scoring", "encoders.extractors", "encoders.pooling")
-)
+# Modules, and packages of modules, with the classes that a run's configuration may name.
+LIBRARY = tuple(f"unlabeledasd.{name}" for name in ("networks", "encoders", "scoring", "scorers"))
 
 # Makes what a node (`_target_` and its settings) of a file describes: build(node, key, file).
 Build = Callable[[dict, str, Path], Any]
@@ -35,7 +33,10 @@ def build_from_library(node: dict, key: str, file: Path) -> Any:
     """
     target = str(node.get("_target_"))
     module, _, name = target.rpartition(".")
-    found = getattr(import_module(module), name, None) if module in LIBRARY else None
+    found = None
+    if any(module == place or module.startswith(f"{place}.") for place in LIBRARY):
+        with suppress(ModuleNotFoundError):
+            found = getattr(import_module(module), name, None)
     if not isinstance(found, type) or found.__module__ != module:
         allowed = f"allowed are the classes of {', '.join(LIBRARY)}"
         raise InputError(f"{file}: {key}._target_={target}: {allowed}")
@@ -68,6 +69,7 @@ def load_detector(
 def load_run(folder: Path, precision: str | None, build: Build) -> Detector:
     import torch
 
+    from unlabeledasd.fast import accelerate
     from unlabeledasd.runs.hardware import best_precision, check_precision
 
     run, config = open_run(folder)
@@ -76,7 +78,7 @@ def load_run(folder: Path, precision: str | None, build: Build) -> Detector:
         fast = trained_in == best_precision(torch.device("cpu"))
         precision = trained_in if fast else "32-true"
     check_precision(precision)
-    networks = load_networks(run, config, build)
+    networks = (accelerate(network, "cpu") for network in load_networks(run, config, build))
     settings = config["model"]["extractor"]
     return Detector(
         extractors=[torch_extractor(network, precision) for network in networks],

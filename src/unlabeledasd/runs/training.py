@@ -14,6 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from unlabeledasd.errors import InputError
+from unlabeledasd.fast import accelerate
 from unlabeledasd.files import replacing, write_json
 from unlabeledasd.runs.checkpoints import is_intact, resume_point
 from unlabeledasd.runs.environment import write_environment
@@ -24,7 +25,7 @@ from unlabeledasd.runs.state import duration
 def fit(
     run: Run,
     make_trainer: Callable[..., pl.Trainer],
-    module: pl.LightningModule,
+    module: Any,
     data: pl.LightningDataModule,
     epochs: Sequence[int],
     keep_all: bool = False,
@@ -34,7 +35,7 @@ def fit(
 
     epochs: counted from 1, ascending; their weights are kept, with `keep_all` those of every
     epoch. make_trainer: takes the arguments of pl.Trainer that are set here. runs_after: how many
-    runs follow, for the estimate of the time left.
+    runs follow, for the estimate of the time left. module: a LightningModule with `extractor`.
     """
     callbacks = [
         StopAtNonFiniteLoss(run),  # before anything is saved
@@ -52,6 +53,7 @@ def fit(
             print(f"warning: {file}: corrupt, training this epoch again", file=sys.stderr)
     if lacking:
         write_environment(run, trainer)
+        accelerate(module.extractor, trainer.strategy.root_device)
         resume = resume_point(run, lacking[0])
         try:
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)
