@@ -52,7 +52,7 @@ def main(config: DictConfig) -> None:
 
 
 def prepare(config: DictConfig) -> tuple:
-    """(table of all clips, labels, scorers, module, data), checked; seeds the initialisation."""
+    """(table of all clips, labels, module, data), checked; seeds the initialisation."""
     from unlabeledasd.clips import training_notes
 
     epochs = list(config.score_epochs)
@@ -61,7 +61,7 @@ def prepare(config: DictConfig) -> tuple:
     table = load_clips(config.dataset, config.data.root)
     labels = build(config.label, table=table)
     print(f"{len(labels.classes)} classes")
-    scorers = [build(node) for node in config.scorer.values()]
+    scorers = [build(node) for node in config.scorer.values()]  # checks their settings early
     n_clusters = max(getattr(scorer, "n_clusters", 0) for scorer in scorers)
     for line in [*training_notes(table, n_clusters), *missing_ground_truth(config, table)]:
         print(line)
@@ -77,7 +77,7 @@ def prepare(config: DictConfig) -> tuple:
     with naming_settings(config.model.optimizer):
         module.configure_optimizers()  # whose settings are checked only here
     data = build(config.data, table=table, labels=labels, n_samples=module.extractor.n_samples)
-    return table, labels, scorers, module, data
+    return table, labels, module, data
 
 
 def train(config: DictConfig, run: Run) -> None:
@@ -85,13 +85,11 @@ def train(config: DictConfig, run: Run) -> None:
     from unlabeledasd import evaluation, results
     from unlabeledasd.labels import Labels
     from unlabeledasd.runs.checkpoints import load_extractor
-    from unlabeledasd.runs.hardware import keep_memory
     from unlabeledasd.runs.training import fit
 
     quiet_lightning()
     use_hardware(config)
-    keep_memory()
-    table, labels, scorers, module, data = prepare(config)
+    table, labels, module, data = prepare(config)
     save_config(config, run)
     if run.labels.is_file() and Labels.load(run.labels) != labels:
         raise InputError(
@@ -99,6 +97,7 @@ def train(config: DictConfig, run: Run) -> None:
         )
     labels.save(run.labels)
     epochs = list(config.score_epochs)
+    scorers = [build(node) for node in config.scorer.values()]
     make_trainer = partial(build, config.trainer, precision=config.precision)
     keep_all = config.keep_all_checkpoints
     trainer = fit(run, make_trainer, module, data, epochs, keep_all, runs_after())

@@ -40,12 +40,10 @@ def main(config: DictConfig) -> None:
 
 
 def train(config: DictConfig, run: Run) -> None:
-    from unlabeledasd.runs.hardware import keep_memory
     from unlabeledasd.runs.training import fit
 
     quiet_lightning()
     use_hardware(config)
-    keep_memory()
     if type(config.epochs) is not int or config.epochs < 1:
         raise InputError(f"epochs={config.epochs}: a number of epochs, at least 1")
     table = load_clips(config.dataset, config.data.root, required=("train",))

@@ -34,13 +34,19 @@ def load_clips(
 
 
 def use_hardware(config: DictConfig) -> None:
-    """Decide precision and threads where they are `auto`, print them, and set the threads."""
-    from unlabeledasd.runs.hardware import best_precision, check_precision, use_threads
+    """Decide precision and threads where they are `auto`, and set up the process for them."""
+    from unlabeledasd.runs.hardware import (
+        best_precision,
+        check_precision,
+        keep_memory,
+        use_threads,
+    )
 
     if config.precision == "auto":
         config.precision = best_precision(pick_device(config.trainer.accelerator))
     check_precision(config.precision)
     config.threads = use_threads(config.threads)
+    keep_memory()
     print(f"precision {config.precision}, threads {config.threads}")
 
 

@@ -19,7 +19,6 @@ from threadpoolctl import ThreadpoolController
 from unlabeledasd.errors import check_range
 
 
-
 @cache  # its constructor reads the list of all libraries
 def thread_pools() -> ThreadpoolController:
     """The thread pools of the libraries that are loaded."""

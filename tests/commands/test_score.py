@@ -509,7 +509,7 @@ def test_neither_a_run_nor_an_export_can_name_another_class(run, exported, tmp_p
 def test_export_does_not_overwrite(run, exported, tmp_path):
     done = call(export, run.folder, exported)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert "is there already and not empty" in done.stderr
+    assert "exists and is not empty" in done.stderr
     done = call(export, tmp_path, tmp_path / "out")
     assert "no finished run there" in done.stderr
     assert not (tmp_path / "out").exists()
