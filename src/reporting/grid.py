@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from reporting.bootstrap import draw_weights, interval, official_metrics, resampled_means
 from settings.datasets import dataset_names, load_dataset
+from settings.facts import trains_on_pseudo_labels
 from unlabeledasd.errors import InputError
 from unlabeledasd.metrics import challenge_score
 from unlabeledasd.results import find_csv, read_metrics, read_scores
@@ -82,8 +83,8 @@ def missing_runs(
     groups = defaultdict(list)  # (dataset, missing seeds, script) -> methods
     for dataset in datasets:
         for method in methods:
-            # exp2 takes any method that needs no pseudo-labels
-            script = "exp3" if method.startswith("pattr_") else "exp2"
+            # exp2 trains any method that needs no pseudo-labels
+            script = "exp3" if trains_on_pseudo_labels(method) else "exp2"
             runs = {seed: find_run(results_dir, dataset, method, seed) for seed in seeds}
             if lacking := [str(seed) for seed, run in runs.items() if not run.is_done]:
                 groups[dataset, " ".join(lacking), script].append(method)

@@ -7,12 +7,13 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from unlabeledasd.errors import InputError
+
+if TYPE_CHECKING:  # 0.3 s that a job script's status does not need
+    import numpy as np
+    import pandas as pd
 
 
 @contextmanager
@@ -45,19 +46,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> None:
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
     write_text(path, table.to_csv(index=False))
 
 
-def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_npz(path: Path, arrays: Mapping[str, "np.ndarray"]) -> None:
+    import numpy as np
+
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]  # arrays by name, no allow_pickle
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path) -> dict[str, "np.ndarray"]:
     """Arrays by name; InputError for a corrupt file, or one that contains pickled objects."""
+    import numpy as np
+
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
