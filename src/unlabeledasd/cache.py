@@ -1,4 +1,4 @@
-"""All training clips in the memory of a device, so that a batch needs neither disk nor bus."""
+"""All training clips on a device, so that a batch needs neither the disk nor the bus."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from unlabeledasd.waveforms import opened, read_clip
+from unlabeledasd.audio import AudioFile
+from unlabeledasd.waveforms import read_clip
 
 
 class ClipCache:
@@ -26,31 +27,34 @@ class ClipCache:
         device: torch.device,
         most_bytes: float,
     ) -> "ClipCache | None":
-        """The clips `root/path` on `device`.
+        """The cache of all clips; None where it would take more than `most_bytes`.
 
-        None where they take more than `most_bytes`, or more than half of the free memory of a
-        GPU, or where one of them is not of 16 bits.
+        None too where it would take more than half of the free memory of a GPU, or where a clip is
+        not of 16 bits.
         """
         if device.type == "cuda":
             most_bytes = min(most_bytes, torch.cuda.mem_get_info(device)[0] / 2)
         headers = [header(root / path) for path in paths]
-        lengths = [length for length, _ in headers]
-        if not all(is_16_bit for _, is_16_bit in headers) or 2 * sum(lengths) > most_bytes:
+        if (
+            any(not is_16_bit for _, is_16_bit in headers)
+            or 2 * sum(length for length, _ in headers) > most_bytes
+        ):
             return None
-        cache = cls(lengths, device)
-        places = cache.samples.split(lengths)
-        bar = tqdm(paths, desc="clips to the device", unit="clip", leave=False)
-        for path, place in zip(bar, places, strict=True):
+        cache = cls([length for length, _ in headers], device)
+        places = cache.samples.split(cache.lengths.tolist())
+        for path, place in zip(
+            tqdm(paths, desc="clips to the device", unit="clip", leave=False), places, strict=True
+        ):
             place.copy_(torch.from_numpy(read_clip(root / path, channel)))
         return cache
 
     def windows(self, index: Tensor, position: Tensor, n_samples: int, tiled: bool) -> Tensor:
         """Windows (B, n_samples) of the clips `index` (B,) at `position` (B,) in [0, 1).
 
-        waveforms.fit_length places them in the same way, or with `tiled` tiled_window.
+        They are placed as waveforms.fit_length does, or tiled_window where `tiled`.
         """
         length = self.lengths[index]
-        span = length * (n_samples // length + 1) if tiled else length
+        span = length * -(-n_samples // length) if tiled else length
         # in float64 on the CPU, as NumPy computes it
         first = (position * (span - n_samples + 1).clamp_min(0)).long()
         places = torch.stack([self.starts[index], first, length])
@@ -60,6 +64,6 @@ class ClipCache:
 
 
 def header(path: Path) -> tuple[int, bool]:
-    """Samples per channel, and whether read_clip returns 16-bit ones."""
-    with opened(path) as file:
+    """Samples per channel, and whether read_clip gives 16-bit ones."""
+    with AudioFile(path) as file:
         return file.frames, file.subtype == "PCM_16"
