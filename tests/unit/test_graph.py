@@ -118,7 +118,7 @@ def test_a_step_waits_for_nothing(method):
 def test_a_compiled_network_learns_alike():
     losses = []
     for compile_ in (False, True):
-        module, batch = make_module("subloss_0256_4096", "cuda")
+        module, batch = make_module("na_1024", "cuda")
         module.mixup_prob = 0.0
         module.graphed = GraphedExtractor(module.extractor, compile_)
         optimizer = torch.optim.AdamW(module.parameters(), fused=True)
