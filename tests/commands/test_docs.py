@@ -87,6 +87,12 @@ def test_python_example(data_dir, tmp_path, monkeypatch):
     assert result["is_anomalous"] == (result["score"] > result["detector"].threshold("fan"))
 
 
+def test_readme_links_to_every_page():
+    text = (ROOT / "README.md").read_text()
+    pages = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS if path.parent != ROOT]
+    assert [page for page in pages if f"({page})" not in text] == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_and_paths_exist(document):
     text = document.read_text()
