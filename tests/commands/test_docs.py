@@ -17,7 +17,7 @@ import infer
 import train
 from conftest import ROOT, call, compose, tiny
 
-DOCUMENTS = [path for glob in ("*.md", "docs/*.md", "*/README.md") for path in ROOT.glob(glob)]
+DOCUMENTS = [path for glob in ("*.md", "docs/*.md", "[a-z]*/README.md") for path in ROOT.glob(glob)]
 DOCUMENTS = sorted(path for path in DOCUMENTS if path.name != "CHANGELOG.md")
 
 
