@@ -42,7 +42,6 @@ SETTINGS = {
     "plain layers": ["graph=false"],  # networks.py as it is
     "not deterministic": ["trainer.deterministic=false"],
     "float32": ["precision=32-true"],
-    "compile": ["compile=true"],
 }
 
 
@@ -112,7 +111,7 @@ def train_steps(data_dir: Path, method: str, *overrides: str) -> dict:
     make_trainer = functools.partial(build, config.trainer, precision=config.precision)
     start = time.perf_counter()
     run = Run(Path(f"{config.run_dir}_{time.monotonic_ns()}"))
-    fit(run, make_trainer, module, data, [1], graph=config.graph, compile=config.compile)
+    fit(run, make_trainer, module, data, [1], graph=config.graph)
     return {
         "step s": (times[1] - times[0]) / STEPS,
         "start s": times[0] - start,
@@ -132,6 +131,7 @@ def settings_table(data_dir: Path) -> list[dict]:
             found = train_steps(data_dir, DEFAULT, *overrides)
         step = found.pop("step s")
         rows.append({"setting": name, "clips/s": BATCH / step, "steps/s": 1 / step, **found})
+        print(f"{name}: {BATCH / step:.0f} clips/s")
     return rows
 
 
@@ -144,7 +144,7 @@ def one_step(data_dir: Path, method: str, *overrides: str) -> Callable[[], torch
     wave, labels = (x.to(DEVICE) for x in next(iter(data.train_dataloader())))
     accelerate(module.to(DEVICE).train().extractor, DEVICE)
     if CUDA and config.graph:
-        module.graphed = GraphedExtractor(module.extractor, config.compile)
+        module.graphed = GraphedExtractor(module.extractor)
     module.log = module.log_dict = functools.partial(lambda *_, **__: None)
     module.generator = torch.Generator(DEVICE).manual_seed(0)
     optimizer = module.configure_optimizers()
