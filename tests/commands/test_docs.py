@@ -17,7 +17,7 @@ import infer
 import train
 from conftest import ROOT, call, compose, tiny
 
-DOCUMENTS = [path for glob in ("*.md", "docs/*.md", "*/README.md") for path in ROOT.glob(glob)]
+DOCUMENTS = [path for glob in ("*.md", "docs/*.md", "[a-z]*/README.md") for path in ROOT.glob(glob)]
 DOCUMENTS = sorted(path for path in DOCUMENTS if path.name != "CHANGELOG.md")
 
 
@@ -85,6 +85,12 @@ def test_python_example(data_dir, tmp_path, monkeypatch):
     last = example.replace("48000", "16000").splitlines()[-1]
     assert eval(last, result) == pytest.approx(result["score"], abs=1e-6)
     assert result["is_anomalous"] == (result["score"] > result["detector"].threshold("fan"))
+
+
+def test_readme_links_to_every_page():
+    text = (ROOT / "README.md").read_text()
+    pages = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS if path.parent != ROOT]
+    assert [page for page in pages if f"({page})" not in text] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

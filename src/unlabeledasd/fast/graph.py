@@ -6,9 +6,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from unlabeledasd.networks import MultiResolutionNet
-from unlabeledasd.spectra import spectrum_magnitude
-
 Output = tuple[Tensor, list[Tensor]]
 
 
@@ -16,47 +13,25 @@ class GraphedExtractor:
     """Calls an extractor on a GPU; batches of one shape are replayed from CUDA graphs.
 
     Forward and backward pass are recorded for the shape of the first batch. Other batches, such as
-    the smaller last one of an epoch, are computed layer by layer, with the same results. Where
+    the smaller last one of an epoch, are computed layer by layer, with the same kernels. Where
     recording fails, so are all, and the reason is printed.
-    compile: record what torch.compile makes of the layers behind the spectra (its digits differ).
     """
 
-    def __init__(self, extractor: nn.Module, compile: bool = False):
-        self.extractor, self.compile = extractor, compile
+    def __init__(self, extractor: nn.Module):
+        self.extractor = extractor
         self.shape: torch.Size | None = None
         self.replay: Callable[[Tensor], Output] = extractor
 
     def __call__(self, wave: Tensor) -> Output:
         if self.shape is None:
             self.shape = wave.shape
-            self.record(wave)
+            try:
+                self.replay = record(Outer(self.extractor), wave)
+            except RuntimeError as error:  # of the driver
+                reason = str(error).strip().partition("\n")[0]
+                print(f"note: no CUDA graph ({reason}); layer by layer instead", file=sys.stderr)
         same = self.extractor.training and wave.shape == self.shape
         return self.replay(wave) if same else self.extractor(wave)
-
-    def record(self, wave: Tensor) -> None:
-        module = self.extractor
-        try:
-            if self.compile and isinstance(module, MultiResolutionNet):
-                print("compiling the network: about a minute, once per machine and method")
-                module = Compiled(module)
-            self.replay = record(Outer(module), wave)
-        except Exception as error:  # any error of a compiler or a driver
-            reason = str(error).strip().partition("\n")[0]
-            print(f"note: no CUDA graph ({reason}); layer by layer instead", file=sys.stderr)
-
-
-class Compiled(nn.Module):
-    """A network with everything behind its spectra compiled."""
-
-    def __init__(self, network: MultiResolutionNet):
-        super().__init__()
-        self.network = network
-        self.encode = torch.compile(network.encode, dynamic=False)
-
-    def forward(self, wave: Tensor) -> Output:
-        stfts = [branch.stft(wave) for branch in self.network.stfts]
-        branches = self.encode(spectrum_magnitude(wave), stfts)
-        return torch.cat(branches, dim=1), branches
 
 
 class Outer(nn.Module):
