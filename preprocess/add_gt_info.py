@@ -8,6 +8,7 @@ fits its list; a journal per machine makes the renaming safe to kill, to repeat 
 """
 
 import argparse
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -41,11 +42,13 @@ class Task:
             options.links if options.mode == "symlink" else options.data_dir
         )  # what is written to
         self.kept = ground_truth_folder(self.home, dataset)
+        self.lists = [self.kept, ground_truth_folder(options.data_dir, dataset)]
         chosen = options.machines
         self.machines = [
             m for group in dataset.machines.values() for m in group if not chosen or m in chosen
         ]
         self.files: dict[Path, bytes] = {}
+        self.missing = ""  # why true attributes are
         self.renamings: list[Renaming] = []
 
     def prepare(self) -> None:
@@ -72,12 +75,13 @@ class Task:
     def read(self, evaluation: list[str]) -> dict:
         """The official list; it and the true attributes are in `files` then, to be kept."""
         given = self.options.ground_truth
-        content, source = get_list(self.dataset, self.kept, given)
+        content, source = get_list(self.dataset, self.lists, given)
         lists = read_lists(content.decode("utf-8-sig", "replace"), source)
         if lacking := [machine for machine in evaluation if machine not in lists]:
             raise InputError(f"{source}: no clips of {' '.join(lacking)} in it")
         self.files[Path(list_name(self.dataset))] = content
-        self.files |= get_attributes(self.dataset, self.machines, self.kept, given)
+        attributes, self.missing = get_attributes(self.dataset, self.machines, self.lists, given)
+        self.files |= attributes
         return lists
 
     def run(self) -> None:
@@ -112,9 +116,17 @@ class Task:
                 print(
                     f"  {renaming.machine}: all {len(renaming.present)} clips have these names already"
                 )
+        if self.missing:
+            print(
+                f"warning: {self.missing}; true attributes are missing, which the pseudo-labels gt "
+                "need: run this again, or give --ground-truth DIR",
+                file=sys.stderr,
+            )
         if undo and not self.renamings:
             print("  nothing to undo: no journal of renamed clips")
         if symlink and not dry:
+            for renaming in self.renamings:
+                renaming.write_journal()
             links = wanted_links(
                 self.options.data_dir, self.raw, self.tree, self.machines, self.renamings
             )
@@ -132,6 +144,8 @@ class Task:
             print(f"{self.tree}: would be removed")
         else:
             remove_tree(self.tree)
+            for journal in self.kept.glob("*/renamed.csv"):
+                journal.unlink()
             print(f"{self.tree}: removed")
 
 

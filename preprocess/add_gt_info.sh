@@ -11,18 +11,20 @@
 #   ... --ground-truth DIR         read DIR/eval_data_list_<year>.csv, fetch nothing
 #   ... --machines Vacuum ToyTank  these alone
 #
-# Also fetches the true attributes of the machines that hide them (dcase2024, dcase2025). Run it again at any time:
-# it goes on after a kill and does nothing when all is done. Nothing is renamed unless every clip fits its list.
-# Exit status: 0 done, 1 a clip or a setting that does not fit (told in a line), 3 another process is at it.
+# Also fetches the true attributes of the machines that hide them (dcase2024, dcase2025). Run it again at
+# any time: it resumes after a kill and does nothing when all is done. Lists that were fetched or given once
+# are kept with the data, so that later calls need no network. Nothing is renamed unless every clip fits its
+# list.
+# Exit status: 0 done, 1 a clip or a setting that does not fit, 3 another process works on this data.
 
-data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; the environment's DATA_DIR wins
+data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; DATA_DIR wins
 
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../jobs/environment.sh"
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "$0"; exit; fi
 DATA_DIR="${DATA_DIR:-${data_dir}}"
 [[ -n "${DATA_DIR}" ]] || {
-  echo "$0: set data_dir in it, or export DATA_DIR: the folder that holds <dataset>/all/raw/" >&2
+  echo "$0: set data_dir in it, or export DATA_DIR: the folder with <dataset>/all/raw/" >&2
   exit 1
 }
 [[ "${DATA_DIR}" == /* ]] || DATA_DIR="${PWD}/${DATA_DIR}"

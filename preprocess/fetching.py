@@ -28,6 +28,10 @@ BROKEN = (
 )  # and not a full disk
 
 
+class Unreachable(InputError):
+    """The server did not answer, or the connection broke every time."""
+
+
 def ask(url: str, start: int = 0) -> http.client.HTTPResponse:
     """The open response, from byte `start` on where the server can; InputError if asking again will not help."""
     if not url.startswith(("http://", "https://")):
@@ -41,8 +45,11 @@ def ask(url: str, start: int = 0) -> http.client.HTTPResponse:
         raise InputError(f"{url}: the server answers {error.code} {error.reason}") from None
 
 
-def patiently(attempt: Callable, url: str, position: Callable[[], int] = lambda: 0):
-    """What `attempt()` returns, tried again while connections break; `position()` tells whether one got further."""
+def patiently(
+    attempt: Callable, url: str, position: Callable[[], int] = lambda: 0, attempts: int = ATTEMPTS
+):
+    """What `attempt()` returns, tried again while connections break; Unreachable after so many `attempts`
+    in a row that did not advance `position()`."""
     failures, reached = 0, position()
     while True:
         try:
@@ -50,15 +57,10 @@ def patiently(attempt: Callable, url: str, position: Callable[[], int] = lambda:
         except BROKEN as error:  # noqa: PERF203
             failures = failures + 1 if position() <= reached else 1
             reached = position()
-            if failures == ATTEMPTS:
-                kept = (
-                    f"; {reached} bytes are kept, the same command goes on from there"
-                    if reached
-                    else ""
-                )
-                raise InputError(
-                    f"{url}: {getattr(error, 'reason', None) or error}, {ATTEMPTS} times{kept}"
-                ) from None
+            if failures == attempts:
+                kept = f"; {reached} bytes are kept, the same command resumes" if reached else ""
+                reason = getattr(error, "reason", None) or error
+                raise Unreachable(f"{url}: {reason}, {attempts} times{kept}") from None
             asked_for = error.headers.get("Retry-After", "") if isinstance(error, HTTPError) else ""
             wait = min(
                 120, max(WAIT_S * 2 ** (failures - 1), int(asked_for) if asked_for.isdigit() else 0)
@@ -71,14 +73,14 @@ def patiently(attempt: Callable, url: str, position: Callable[[], int] = lambda:
             time.sleep(wait)
 
 
-def fetch_bytes(url: str, sha256: str | None = None) -> bytes:
-    """A small file; InputError where its checksum is another."""
+def fetch_bytes(url: str, sha256: str | None = None, attempts: int = ATTEMPTS) -> bytes:
+    """A small file; InputError where its checksum is another, Unreachable where no server answers."""
 
     def attempt() -> bytes:
         with ask(url) as response:
             return response.read()
 
-    content = patiently(attempt, url)
+    content = patiently(attempt, url, attempts=attempts)
     if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise InputError(f"{url}: its SHA-256 is {found}, expected {sha256}; nothing was kept")
     return content

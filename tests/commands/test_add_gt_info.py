@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_refused(data_dir, spoil, message):
         (
             "section_00_0000.wav,section_00_source_test_normal_0009_vel_1.wav\nsection_00_0000.wav,"
             "section_00_source_test_normal_0008_vel_1.wav",
-            r"saw: section_00_0000\.wav is there twice",
+            r"saw: section_00_0000\.wav occurs twice",
         ),
         (
             "section_00_0000.wav,../evil.wav",
@@ -310,6 +310,65 @@ def test_names_of_other_tools_are_taken_up(data_dir):
     add(data_dir)
     add(data_dir, "--undo")
     assert files_below(raw(data_dir)) == bare
+
+
+TRUE = [
+    "section_00_source_test_normal_0001_spd_7.wav",
+    "section_00_target_test_anomaly_0000_spd_9.wav",
+]
+
+
+def give_true_names(data_dir: Path) -> Path:
+    """Motor's clips as the authors' code names those of hidden machines -> its folder."""
+    folder = raw(data_dir) / "Motor/test"
+    for (bare, _), name in zip(pairs("Motor"), TRUE, strict=True):
+        (folder / bare).rename(folder / name)
+    return folder
+
+
+def test_names_with_the_true_attribute_are_taken_up(data_dir):
+    bare = files_below(raw(data_dir))
+    folder = give_true_names(data_dir)
+    add(data_dir, "--dry-run")
+    assert sorted(file.name for file in folder.iterdir()) == sorted(TRUE)
+    add(data_dir)
+    assert files_below(raw(data_dir)) == named(bare)
+    for (name, _), published in zip(pairs("Motor"), TRUE, strict=True):
+        (folder / f"{published.rpartition('_spd')[0]}_noAttribute.wav").rename(folder / published)
+        assert name in (data_dir / "tiny/ground_truth/Motor/renamed.csv").read_text()
+    add(data_dir, "--undo")  # by the journal, whatever tool has named them since
+    assert files_below(raw(data_dir)) == bare
+
+
+def test_a_true_attribute_that_is_ambiguous(data_dir):
+    folder = give_true_names(data_dir)
+    (folder / TRUE[0].replace("spd_7", "spd_8")).touch()
+    with pytest.raises(InputError, match="a clip exists under two names"):
+        add(data_dir)
+    (folder / TRUE[0].replace("spd_7", "spd_8")).unlink()
+    (folder / TRUE[0]).rename(folder / TRUE[0].replace("_0001_", "_0002_"))  # another index
+    with pytest.raises(InputError, match=r"1 of 2 clips are missing .*; 1 files have names"):
+        add(data_dir)
+
+
+def test_other_attributes_are_taken_up_of_hidden_ones_alone(data_dir):
+    file = raw(data_dir) / "saw/test/section_00_0001.wav"
+    file.rename(file.with_name("section_00_source_test_normal_0001_vel_9.wav"))
+    with pytest.raises(InputError, match=r"1 of 3 clips are missing \(section_00_0001"):
+        add(data_dir)
+
+
+def test_links_to_names_with_the_true_attribute(data_dir):
+    """The journal is next to the links, so that a submission finds the bare names."""
+    folder = give_true_names(data_dir)
+    add(data_dir, "--mode", "symlink")
+    tree = data_dir / "with_ground_truth/tiny"
+    link = tree / "all/raw/Motor/test/section_00_source_test_normal_0001_noAttribute.wav"
+    assert link.resolve() == folder / TRUE[0]
+    journal = tree / "ground_truth/Motor/renamed.csv"
+    assert journal.read_text().splitlines()[1].startswith(f"section_00_0000.wav,{link.name},")
+    add(data_dir, "--mode", "symlink", "--undo")
+    assert not journal.exists()
 
 
 def test_one_process_at_a_time(data_dir):
@@ -460,6 +519,31 @@ def test_official_machines(official_tree):
 
 
 @needs_official
+def test_official_names_with_true_attributes(official_tree):
+    """The three machines of 2024 that the authors' code names by their attributes."""
+    raw_2024 = official_tree / "dcase2024/all/raw"
+    bare = files_below(raw_2024)
+    lists = official_names("2024")
+    for machine in ("AirCompressor", "HoveringDrone", "ToothBrush"):
+        file = f"attributes_dcase2024/eval_data/{machine}/attributes_00_test_correspondence.csv"
+        rows = list(csv.DictReader((OFFICIAL / file).open()))
+        true = {row["target_file_name"]: row["source_file_name"] for row in rows}
+        assert len(true) == 200
+        for name, published in lists[machine].items():
+            (raw_2024 / machine / "test" / name).rename(
+                raw_2024 / machine / "test" / true[published]
+            )
+    arguments = [str(official_tree), "dcase2024", "--ground-truth", str(OFFICIAL)]
+    add_gt_info.main(arguments)
+    found = files_below(raw_2024)
+    for machine in ("AirCompressor", "HoveringDrone", "ToothBrush"):
+        for name, published in lists[machine].items():
+            assert found[f"{machine}/test/{published}"] == f"{machine} {name}".encode()
+    add_gt_info.main([*arguments, "--undo"])
+    assert files_below(raw_2024) == bare
+
+
+@needs_official
 @pytest.mark.slow
 def test_official_machines_killed_at_20_moments(official_tree):
     moments = random.sample(range(2, 4800), 20)
@@ -560,6 +644,46 @@ def test_a_publisher_with_other_files(data_dir, publisher, path, content, messag
     assert all_files(data_dir) == before
 
 
+@pytest.fixture
+def no_network(data_dir, publisher, monkeypatch):
+    """A publisher that nobody reaches."""
+    publisher.server_close()
+    monkeypatch.setattr(ground_truth, "ATTEMPTS", 1)
+
+
+def test_without_a_network_the_error_says_where_lists_may_come_from(data_dir, no_network):
+    before = files_below(data_dir)
+    with pytest.raises(InputError) as error:
+        add_gt_info.main([str(data_dir), "tiny"])
+    assert "Connection refused, 6 times; without a network: --ground-truth DIR " in str(error.value)
+    assert "reads DIR/eval_data_list_tiny.csv" in str(error.value)
+    assert all_files(data_dir) == before
+
+
+@pytest.mark.parametrize("mode", [[], ["--mode", "symlink"]])
+def test_lists_that_were_given_once_do_without_a_network(data_dir, no_network, capsys, mode):
+    """Also where true attributes were not given; the names do not need them."""
+    bare = files_below(raw(data_dir))
+    shutil.rmtree(data_dir.parent / "given/attributes_tiny")
+    add(data_dir)
+    add(data_dir, "--undo")
+    (data_dir.parent / "given/eval_data_list_tiny.csv").unlink()
+    assert capsys.readouterr().err == ""
+    add_gt_info.main([str(data_dir), "tiny", *mode])
+    tree = data_dir / "with_ground_truth/tiny/all/raw" if mode else raw(data_dir)
+    found = {path for path in files_below(tree) if "/test/" in path and "fan" not in path}
+    assert found == {path for path in named(bare) if "/test/" in path and "fan" not in path}
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert "Connection refused, 1 times; true attributes are missing, which the pseudo" in warning
+
+
+def test_true_attributes_that_were_given_once(data_dir, no_network, capsys):
+    add(data_dir)
+    add_gt_info.main([str(data_dir), "tiny"])
+    assert capsys.readouterr().err == ""
+
+
 def test_a_clone_of_the_publisher_is_ground_truth_too(data_dir):
     given = data_dir.parent / "given"
     (given / "ground_truth_attributes").mkdir()
@@ -580,7 +704,7 @@ def test_symlink_mode(data_dir, capsys):
     }
     assert (tree / "tiny/all/raw/fan").is_symlink()
     assert (tree / "tiny/all/raw/saw/attributes_00.csv").is_symlink()
-    assert len(files_below(tree / "tiny/ground_truth")) == 4
+    assert len(files_below(tree / "tiny/ground_truth")) == 4 + 3  # lists and journals
     assert all_files(data_dir) == before
     inode = (tree / "tiny/all/raw").stat().st_ino
     add(data_dir, "--mode", "symlink")

@@ -195,7 +195,7 @@ def test_dropped_connections_go_on_where_they_broke(zenodo, data_dir):
 def test_a_dead_connection_keeps_what_came(zenodo, data_dir):
     zenodo.drops[zenodo.path("dev_fan.zip")] = [3000] + [0] * (fetching.ATTEMPTS + 5)
     with pytest.raises(
-        InputError, match=r"dev_fan\.zip.*3000 bytes are kept, the same command goes on from there"
+        InputError, match=r"dev_fan\.zip.*3000 bytes are kept, the same command resumes"
     ):
         fetch(data_dir)
     assert set(raw_files(data_dir)) == {name for name in WANTED if not name.startswith("fan/")}
