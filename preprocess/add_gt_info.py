@@ -2,9 +2,10 @@
 
   section_00_0000.wav -> section_00_source_test_normal_0031_<attributes>.wav
 
-The official lists, and the true attributes of machines that hide them, are fetched from their publisher (or read
-from --ground-truth) to <data_dir>/<dataset>/ground_truth/. Nothing is renamed unless every clip of every machine
-fits its list; a journal per machine makes the renaming safe to kill, to repeat and to undo.
+The official lists, and the true attributes of machines that hide them, are fetched from their
+publisher (or read from --ground-truth) to <data_dir>/<dataset>/ground_truth/. Nothing is renamed
+unless every clip of every machine fits its list; a journal per machine makes the renaming safe to
+kill, to repeat and to undo.
 """
 
 import argparse
@@ -61,7 +62,8 @@ class Task:
             )
         if self.options.mode == "rename" and self.tree.is_dir():
             raise InputError(
-                f"{self.tree}: links to the clips by their present names; first --mode symlink --undo"
+                f"{self.tree}: links to the clips by their present names; "
+                "first --mode symlink --undo"
             )
         lists = {} if self.options.undo else self.read(evaluation)
         for machine in evaluation:
@@ -98,24 +100,20 @@ class Task:
             with replacing(self.kept / name) as temporary:
                 temporary.write_bytes(content)
         if new:
-            print(
-                f"  {len(new)} lists of names and true attributes {'to be put' if dry else 'put'} in {self.kept}"
-            )
+            put = "to be put" if dry else "put"
+            print(f"  {len(new)} lists of names and true attributes {put} in {self.kept}")
         done = ("would be " if dry else "") + (
             "linked" if symlink else "undone" if undo else "renamed"
         )
         for renaming in self.renamings:
             if not dry and not symlink:
                 renaming.run()
-            if steps := renaming.steps:
+            steps, count = renaming.steps, len(renaming.present)
+            if steps:
                 example = f", {steps[0][0]} -> {steps[0][1]}, ..." if dry else ""
-                print(
-                    f"  {renaming.machine}: {len(steps)} of {len(renaming.present)} clips {done}{example}"
-                )
+                print(f"  {renaming.machine}: {len(steps)} of {count} clips {done}{example}")
             else:
-                print(
-                    f"  {renaming.machine}: all {len(renaming.present)} clips have these names already"
-                )
+                print(f"  {renaming.machine}: all {count} clips already have these names")
         if self.missing:
             print(
                 f"warning: {self.missing}; true attributes are missing, which the pseudo-labels gt "

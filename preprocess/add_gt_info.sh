@@ -2,20 +2,21 @@
 # Add ground truth to the names of the evaluation test clips of DCASE Task 2:
 # section_00_0000.wav -> section_00_source_test_normal_0031_<attributes>.wav
 #
-#   DATA_DIR=/data preprocess/add_gt_info.sh                       every dataset in /data that has ground truth
+#   DATA_DIR=/data preprocess/add_gt_info.sh                       every dataset with ground truth
 #   DATA_DIR=/data preprocess/add_gt_info.sh dcase2023 dcase2024   these
 #   ... --dry-run                  check every name, change nothing
 #   ... --undo                     give the bare names back
-#   ... --mode symlink             change nothing there, but build a tree of links with the full names in
-#                                  <data_dir>/with_ground_truth, or in --links DIR (for data that is read-only)
+#   ... --mode symlink             change nothing there, but build a tree of links with the full
+#                                  names in <data_dir>/with_ground_truth, or in --links DIR
+#                                  (for data that is read-only)
 #   ... --ground-truth DIR         read DIR/eval_data_list_<year>.csv, fetch nothing
 #   ... --machines Vacuum ToyTank  these alone
 #
-# Also fetches the true attributes of the machines that hide them (dcase2024, dcase2025). Run it again at
-# any time: it resumes after a kill and does nothing when all is done. Lists that were fetched or given once
-# are kept with the data, so that later calls need no network. Nothing is renamed unless every clip fits its
-# list.
-# Exit status: 0 done, 1 a clip or a setting that does not fit, 3 another process works on this data.
+# Also fetches the true attributes of the machines that hide them (dcase2024, dcase2025). Run it
+# again at any time: it resumes after a kill and does nothing when all is done. Lists that were
+# fetched or given once are kept with the data, so that later calls need no network. Nothing is
+# renamed unless every clip fits its list.
+# Exit status: 0 done, 1 a clip or a setting that does not fit, 3 another process is at work.
 
 data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; DATA_DIR wins
 

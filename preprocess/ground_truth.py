@@ -1,6 +1,8 @@
-"""The official lists of test clips and the true attributes of machines that hide them: given, kept, or fetched."""
+"""The official lists of test clips and the true attributes of machines that hide them: given,
+kept, or fetched."""
 
 import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +22,16 @@ def published(file: Path) -> dict:
 
 def checksums() -> dict[str, str]:
     """Path at the publisher -> SHA-256."""
-    return published(PUBLISHED)["sha256"]
+    return dict(flat_paths(published(PUBLISHED)["sha256"]))
+
+
+def flat_paths(tree: dict, folder: str = "") -> Iterator[tuple[str, str]]:
+    """{"a": {"b": value}} -> ("a/b", value)."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat_paths(value, f"{folder}{name}/")
+        else:
+            yield f"{folder}{name}", value
 
 
 def address(path: str) -> str:
@@ -40,8 +51,8 @@ def is_published(dataset: DictConfig) -> bool:
 def get_list(dataset: DictConfig, kept: list[Path], given: Path | None) -> tuple[bytes, str]:
     """Content of a dataset's list, and where it is from.
 
-    given: the folder of --ground-truth, and then nothing else is asked; kept: folders where an earlier
-    call left it, so that one success is enough for all later calls.
+    given: the folder of --ground-truth, and then nothing else is asked; kept: folders where an
+    earlier call left it, so that one success is enough for all later calls.
     """
     name = list_name(dataset)
     for folder in [given] if given else kept:
@@ -54,26 +65,29 @@ def get_list(dataset: DictConfig, kept: list[Path], given: Path | None) -> tuple
     path = f"datasets/{name}"
     if path not in checksums():
         raise InputError(
-            f"{dataset.name}: no published ground truth is known; --ground-truth DIR reads DIR/{name}"
+            f"{dataset.name}: no published ground truth is known; "
+            f"--ground-truth DIR reads DIR/{name}"
         )
     try:
         return fetch_bytes(address(path), checksums()[path]), path
     except Unreachable as error:
         raise InputError(
-            f"{error}; without a network: --ground-truth DIR reads DIR/{name}, for instance the folder "
-            "datasets/ of a copy of the publisher's repository"
+            f"{error}; without a network: --ground-truth DIR reads DIR/{name}, for instance the "
+            "folder datasets/ of a copy of the publisher's repository"
         ) from None
 
 
 def attribute_file(machine: str, split: str) -> Path:
-    """Below <data_dir>/<dataset>/ground_truth/: columns name with the true attributes, official name."""
+    """Below <data_dir>/<dataset>/ground_truth/: columns name with the true attributes, official
+    name."""
     return Path(machine, f"attributes_00_{split}_correspondence.csv")
 
 
 def get_attributes(
     dataset: DictConfig, machines: list[str], kept: list[Path], given: Path | None
 ) -> tuple[dict[Path, bytes], str]:
-    """Files with the true attributes of those of `machines` that hide them, and why some are missing.
+    """Files with the true attributes of those of `machines` that hide them, and why some are
+    missing.
 
     Names of clips do without them, so a network that is missing is no error.
     """

@@ -1,8 +1,10 @@
-"""Names of evaluation test clips: the official list, what lies in a folder, and the journal of a renaming.
+"""Names of evaluation test clips: the official list, what lies in a folder, and the journal of a
+renaming.
 
-Safe to kill at any moment: first the whole mapping is written to a journal, atomically; then each clip is renamed
-by one atomic call. A clip is therefore always found under one of its own names, so every call, the first or the one
-after a kill, does the same: it looks which clip has which name, refuses what does not fit, and renames the rest.
+Safe to kill at any moment: first the whole mapping is written to a journal, atomically; then each
+clip is renamed by one atomic call. A clip is therefore always found under one of its own names, so
+every call, the first or the one after a kill, does the same: it looks which clip has which name,
+refuses what does not fit, and renames the rest.
 """
 
 import csv
@@ -46,7 +48,8 @@ def without_attribute(name: str) -> str | None:
 
 
 def full_name(published: str) -> str | None:
-    """The published name, or the same with the `_test_` that RoboticArm's names of 2024 lack; None: no clip name."""
+    """The published name, or the same with the `_test_` that RoboticArm's names of 2024 lack;
+    None: no clip name."""
     name = re.sub(
         r"^(section_\d{2}_(?:source|target))_(normal|anomaly)_", r"\1_test_\2_", published
     )
@@ -63,8 +66,8 @@ def is_bare(name: str) -> bool:
 
 
 def read_lists(text: str, source: Path | str) -> dict[str, list[Names]]:
-    """Machine -> names of its test clips, of an `eval_data_list_<year>.csv`: a machine's name alone on a line, then
-    a line `bare name,full name` for each of its clips."""
+    """Machine -> names of its test clips, of an `eval_data_list_<year>.csv`: a machine's name
+    alone on a line, then a line `bare name,full name` for each of its clips."""
     lists: dict[str, list[Names]] = {}
     rows: list[Names] | None = None
     for number, cells in enumerate(csv.reader(io.StringIO(text)), 1):
@@ -74,9 +77,8 @@ def read_lists(text: str, source: Path | str) -> dict[str, list[Names]]:
             bare, published = (cell.strip() for cell in cells[:2])
             named = full_name(published)
             if rows is None or named is None or not is_bare(bare):
-                raise InputError(
-                    f"{source}, line {number}: {','.join(cells)}: expected bare name,full name of a clip"
-                )
+                line = f"{source}, line {number}: {','.join(cells)}"
+                raise InputError(f"{line}: expected bare name,full name of a clip")
             rows.append(Names(bare, published, named))
     for machine, rows in lists.items():
         check_distinct(rows, f"{source}: {machine}")
@@ -84,7 +86,8 @@ def read_lists(text: str, source: Path | str) -> dict[str, list[Names]]:
 
 
 def check_distinct(rows: list[Names], source: str) -> None:
-    """InputError where two clips of a list have a name in common, attributes that are hidden apart."""
+    """InputError where two clips of a list have a name in common, attributes that are hidden
+    apart."""
     names = Counter(name for row in rows for name in row.all)
     names.update(without_attribute(row.named) for row in rows if row.hides_attribute)
     if twice := [name for name, count in names.items() if count > 1]:
@@ -93,7 +96,7 @@ def check_distinct(rows: list[Names], source: str) -> None:
 
 def audio_names(folder: Path) -> set[str]:
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder (--machines names those that are there)")
+        raise InputError(f"{folder}: no such folder (--machines selects those that exist)")
     with os.scandir(folder) as entries:
         return {
             e.name
@@ -103,10 +106,11 @@ def audio_names(folder: Path) -> set[str]:
 
 
 def present_names(folder: Path, rows: list[Names]) -> dict[Names, str]:
-    """Which name each clip of the list has in `folder` now; InputError unless these are its clips, each once.
+    """Which name each clip of the list has in `folder` now; InputError unless these are its clips,
+    each once.
 
-    A name that the list gives without its attribute may have the true one, as the authors' code names
-    clips of AirCompressor, HoveringDrone and ToothBrush of 2024.
+    A name that the list gives without its attribute may have the true one, as the authors' code
+    names clips of AirCompressor, HoveringDrone and ToothBrush of 2024.
     """
     present = audio_names(folder)
     by_stem: dict[str | None, set[str]] = {}
@@ -174,7 +178,8 @@ class Renaming:
 def plan(
     machine: str, folder: Path, journal: Path, rows: list[Names] | None, undo: bool = False
 ) -> Renaming:
-    """Look at one machine and change nothing; InputError where list, journal and folder do not agree.
+    """Look at one machine and change nothing; InputError where list, journal and folder do not
+    agree.
 
     rows: the official list; None: what the journal says.
     """

@@ -1,22 +1,25 @@
 #!/usr/bin/env bash
-# Record the score CSVs of small runs of every family of methods, so that two checkouts can be compared
-# byte by byte: the paper's methods on generated clips, in float32 on one thread.
+# Record the score CSVs of small runs of every family of methods, so that two checkouts can be
+# compared byte by byte: the paper's methods on generated clips, in float32 on one thread.
 #
 #   tests/record_scores.sh OUT                         run this checkout: about 3 minutes
 #   tests/record_scores.sh OUT --demo                  also subloss_0256_4096 on the demo machines
 #   CHECKOUT=../other tests/record_scores.sh OTHER     run another checkout, by its own venv/
 #   diff OUT/hashes OTHER/hashes                       no output: every score and label is the same
 #
-# OUT/hashes has the SHA-256 of every CSV and of every labels.json. The runs are those of the job scripts:
-# a plain method, feature exchange, the subspace loss, triplet models, and students of both kinds of labels
-# that are clustered from own embeddings.
+# OUT/hashes has the SHA-256 of every CSV and of every labels.json. The runs are those of the job
+# scripts: a plain method, feature exchange, the subspace loss, triplet models, and students of
+# both kinds of labels that are clustered from own embeddings.
 set -euo pipefail
 usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; }
 case "${1:-}" in
   -h | --help) usage; exit 0 ;;
   "" | -*) usage >&2; exit 2 ;;
 esac
-[[ -z "${2:-}" || "$2" == --demo ]] || { echo "unknown argument $2; allowed is --demo" >&2; exit 2; }
+[[ -z "${2:-}" || "$2" == --demo ]] || {
+  echo "unknown argument $2; allowed is --demo" >&2
+  exit 2
+}
 
 mkdir -p -- "$1"
 out="$(cd "$1" && pwd)"
@@ -50,7 +53,8 @@ for machine, hz in (("fan", 200), ("pump", 900)):
 END
 
 exact="precision=32-true threads=1 trainer.accelerator=cpu"
-export SEEDS=1 DATASETS=folder:small OVERRIDES="dataset.clip_seconds=5 dataset.batch_size=8 ${exact}"
+export SEEDS=1 DATASETS=folder:small
+export OVERRIDES="dataset.clip_seconds=5 dataset.batch_size=8 ${exact}"
 METHODS=na_1024 jobs/exp/exp1.sh
 METHODS="featex_0256_4096 subloss_0256_4096" jobs/exp/exp2.sh
 METHODS="pattr_bic_pre_subloss_0256_4096 pattr_bic_triplet_subloss_0256_4096" jobs/exp/exp3.sh

@@ -182,7 +182,7 @@ def test_clips_kept_as_flac_have_the_names_of_the_published_wavs(run, tmp_path):
     assert_same_files(tmp_path)
 
 
-# --- names after ground truth was added ---------------------------------------------------------------------------
+# --- names after ground truth was added ---
 
 
 def names_of(i: int) -> Names:
@@ -265,7 +265,7 @@ def test_names_that_nothing_tells(named, tmp_path):
     assert not (tmp_path / "after").exists()
 
 
-# --- completeness -------------------------------------------------------------------------------------------------
+# --- completeness ---
 
 
 def drop(table, i):
