@@ -222,7 +222,7 @@ OTHER = "section_00_source_test_normal_0001_other.wav"
         ),
         (
             lambda d: shutil.rmtree(clip(d).parent),
-            r"saw/test: no such folder \(--machines names those",
+            r"saw/test: no such folder \(--machines selects those",
         ),
         (
             lambda d: shutil.rmtree(raw(d)),

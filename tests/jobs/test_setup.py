@@ -28,6 +28,7 @@ OTHER_NAMES = {"sklearn": "scikit-learn", "hydra": "hydra-core", "umap": "umap-l
 SOURCED_ONLY = (
     "jobs/environment.sh",
     "jobs/exp/common.sh",
+    "pseudoattr/labels.sh",
     *(f"jobs/launch/{launcher}.sh" for launcher in ("local", "ray", "slurm")),
 )
 
@@ -92,11 +93,13 @@ def test_each_python_gets_one_pin_per_dependency(python):
 
 
 def third_party_imports(folder):
-    """{top-level module: a file that imports it}, without the standard library and the
-    repository's own modules."""
+    """{top-level module: a file that imports it}, without the standard library and own modules."""
     files = sorted((ROOT / folder).rglob("*.py"))
-    own = {"unlabeledasd"} | {
-        file.stem for own_folder in CODE_FOLDERS for file in (ROOT / own_folder).glob("*.py")
+    own = {
+        path.stem
+        for own_folder in CODE_FOLDERS
+        for path in (ROOT / own_folder).iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
     }
     modules = {}
     for file in files:
