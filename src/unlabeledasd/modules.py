@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from unlabeledasd.augment import exchange_features, mix_at_snr, mixup, stretch
 from unlabeledasd.errors import check_range
+from unlabeledasd.fast.graph import GraphedExtractor
 from unlabeledasd.networks import BRANCH_SIZE, MultiResolutionNet, TripletNet
 from unlabeledasd.waveforms import to_float
 
@@ -37,6 +38,7 @@ class DiscriminativeModule(pl.LightningModule):
         check_range("mixup_prob", mixup_prob, 0, 1)
         self.n_classes = n_classes
         self.extractor = extractor
+        self.graphed: GraphedExtractor | None = None  # on a GPU, how training calls it
         self.loss = loss(embedding_size=extractor.embedding_size, n_classes=n_classes)
         self.make_optimizer = optimizer
         self.mixup_prob = mixup_prob
@@ -55,7 +57,7 @@ class DiscriminativeModule(pl.LightningModule):
         classes = torch.arange(self.n_classes, device=labels.device)
         soft_labels = (labels[:, None] == classes).float()  # F.one_hot would wait for a GPU
         wave, soft_labels = mixup(to_float(wave), soft_labels, self.mixup_prob, self.generator)
-        embedding, branches = self.extractor(wave)
+        embedding, branches = (self.graphed or self.extractor)(wave)
         with torch.autocast(wave.device.type, enabled=False):
             losses = self.losses(embedding, branches, soft_labels)
         total = torch.stack([*losses.values()]).sum()
