@@ -24,7 +24,12 @@ SETUP_FILES = (
     "requirements.txt",
 )
 # module: distribution
-OTHER_NAMES = {"sklearn": "scikit-learn", "hydra": "hydra-core", "umap": "umap-learn"}
+OTHER_NAMES = {
+    "sklearn": "scikit-learn",
+    "hydra": "hydra-core",
+    "umap": "umap-learn",
+    "yaml": "pyyaml",
+}
 SOURCED_ONLY = (
     "jobs/environment.sh",
     "jobs/exp/common.sh",
