@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Lint and test everything: ruff (rules and format), mypy, shellcheck, pytest. All of them run, and
-# the exit status is non-zero if one fails.
-# Sets up the environment first if there is none (jobs/setup.sh). Arguments are passed to pytest.
+# Lint and test everything: ruff (rules and format), mypy, shellcheck, pytest.
+#
+# All of them run, and the exit status is non-zero if one fails. Where no environment exists yet,
+# jobs/setup.sh makes it first. Arguments are passed to pytest.
 #
 #   bash jobs/test.sh                       everything except the tests marked slow
 #   bash jobs/test.sh -m slow               the slow tests

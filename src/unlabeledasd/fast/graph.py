@@ -26,7 +26,7 @@ class GraphedExtractor:
         if self.shape is None:
             self.shape = wave.shape
             try:
-                self.replay = record(Outer(self.extractor), wave)
+                self.replay = record(self.extractor, wave)
             except RuntimeError as error:  # of the driver
                 reason = str(error).strip().partition("\n")[0]
                 print(f"note: no CUDA graph ({reason}); layer by layer instead", file=sys.stderr)
@@ -35,28 +35,35 @@ class GraphedExtractor:
 
 
 class Outer(nn.Module):
-    """A module around another one: recording replaces the `forward` of the outer one alone."""
+    """A module in a state of autocast: recording replaces the `forward` of this one alone.
 
-    def __init__(self, module: nn.Module):
+    Autocast ends with the forward pass, as in a step that is not recorded: the gradients of its
+    float32 layers would be computed in bfloat16 otherwise.
+    """
+
+    def __init__(self, module: nn.Module, enabled: bool, dtype: torch.dtype):
         super().__init__()
         self.module = module
+        self.enabled, self.dtype = enabled, dtype
 
     def forward(self, wave: Tensor) -> Output:
-        return self.module(wave)
+        # without a cache of converted weights, which would stay those of the first step
+        with torch.autocast(wave.device.type, self.dtype, self.enabled, cache_enabled=False):
+            return self.module(wave)
 
 
 def record(module: nn.Module, wave: Tensor) -> Callable[[Tensor], Output]:
     """CUDA graphs of the module's forward and backward pass, for waveforms like `wave` (B, T).
 
-    In the autocast state of the caller. Recording calls the layers some times; the running
-    statistics are those of before.
+    The forward pass takes the caller's state of autocast. Recording calls the layers some times;
+    the running statistics are those of before.
     """
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     device = wave.device.type
-    dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-    # without a cache of converted weights, which would stay those of the first step
-    with torch.autocast(device, dtype, enabled=enabled, cache_enabled=False):
-        graphed = torch.cuda.make_graphed_callables(module, (wave.clone(),))
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        outer = Outer(module, enabled, dtype)
+        graphed = torch.cuda.make_graphed_callables(outer, (wave.clone(),))
     for buffer, before in buffers:
         buffer.copy_(before)
     return graphed  # type: ignore[return-value]
