@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint and test everything: ruff (rules and format), shellcheck, pytest.
+# Lint and test everything: ruff (rules and format), mypy, shellcheck, pytest.
 #
 # All of them run, and the exit status is non-zero if one fails. Where no environment exists yet,
 # jobs/setup.sh makes it first. Arguments are passed to pytest.
@@ -22,6 +22,8 @@ failed=0
 echo "== ruff"
 python -m ruff check . || failed=1
 python -m ruff format --check . || failed=1
+echo "== mypy"
+python -m mypy || failed=1
 echo "== shellcheck"
 find . .ci/run \( -name venv -o -name data -o -name results -o -name '.?*' \) -prune -o \
   \( -name '*.sh' -o -path .ci/run \) -type f -exec shellcheck -x {} + || failed=1

@@ -1,4 +1,4 @@
-"""Submission files: names as published, completeness, thresholds and figures, on scores written by hand."""
+"""Submission files: published names, completeness, thresholds and metrics of made-up scores."""
 
 import csv
 import shutil
@@ -34,7 +34,7 @@ VERSION = "epoch_12_14_16"
 
 
 def make_run(folder, data_dir, machines=("fan", *EVALUATION), seed=0, first=0) -> Run:
-    """A finished run on dcase2024 with random scores; test clips of evaluation machines have bare names."""
+    """A finished run on dcase2024 with random scores; evaluation test clips have bare names."""
     run, rng = Run(folder), np.random.default_rng(seed)
     config = compose(
         "train", ["dataset=dcase2024", "method=na_1024", "seed=1", f"data_dir={data_dir}"]
@@ -194,7 +194,7 @@ def names_of(i: int) -> Names:
 
 @pytest.fixture
 def named(tmp_path):
-    """RoboticArm with ground truth in its names, as preprocess/add_gt_info.sh leaves it: (run, before)."""
+    """RoboticArm with ground truth in its names, by preprocess/add_gt_info.sh: (run, before)."""
     rows, folder = [names_of(i) for i in range(200)], tmp_path / "dcase2024/all/raw/RoboticArm/test"
     folder.mkdir(parents=True)
     for row in rows:
