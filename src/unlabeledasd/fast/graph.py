@@ -66,4 +66,4 @@ def record(module: nn.Module, wave: Tensor) -> Callable[[Tensor], Output]:
         graphed = torch.cuda.make_graphed_callables(outer, (wave.clone(),))
     for buffer, before in buffers:
         buffer.copy_(before)
-    return graphed
+    return graphed  # type: ignore[return-value]
