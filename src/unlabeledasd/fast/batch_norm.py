@@ -53,7 +53,8 @@ def pooled_statistics(moments: list[Moments], dtype: torch.dtype) -> tuple[Tenso
     """Mean and biased variance (C,) of all groups together; sums in float64."""
     share = torch.cat([torch.full((len(mean), 1), float(n)) for n, mean, _ in moments]).double()
     share /= share.sum()
-    means, variances = (torch.cat([m[i] for m in moments]) for i in (1, 2))
+    means = torch.cat([mean for _, mean, _ in moments])
+    variances = torch.cat([var for _, _, var in moments])
     mean = (share * means).sum(0)
     var = (share * (variances + (means - mean).square())).sum(0)
     return mean.to(dtype), var.to(dtype)
