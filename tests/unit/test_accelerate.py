@@ -129,8 +129,18 @@ def compare(found: torch.Tensor, expected: torch.Tensor, *inputs: torch.Tensor) 
 )
 def test_other_convolutions_stay_as_they_are(layer):
     x = torch.randn(2, layer.in_channels, *[20] * (layer.weight.dim() - 2))
-    expected = layer(x)
-    torch.testing.assert_close(accelerate(copy.deepcopy(layer), "cuda")(x), expected)
+    blocked = copy.deepcopy(layer)
+    blocked.__class__ = dict(ON_GPU)[type(layer)]
+    torch.testing.assert_close(blocked(x), layer(x))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_networks_of_others_stay_as_they_are(device):
+    """Their embeddings keep their bytes: neither a layer nor a memory layout changes."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
+    before = [(type(m), [p.stride() for p in m.parameters()]) for m in network.modules()]
+    accelerate(network, device)
+    assert [(type(m), [p.stride() for p in m.parameters()]) for m in network.modules()] == before
 
 
 @pytest.mark.parametrize("low", [-1, 0.5])

@@ -10,7 +10,7 @@ from torch import nn
 from unlabeledasd.fast.blocked import BlockedConv1d, BlockedConv2d
 from unlabeledasd.fast.residual import FastResidualBlock
 from unlabeledasd.fast.stem import FastStem
-from unlabeledasd.networks import ResidualBlock, Stem
+from unlabeledasd.networks import ResidualBlock, SpectrumEncoder, Stem
 
 # (plain class, faster class), by measurement: docs/performance.md
 ON_CPU = ((Stem, FastStem), (ResidualBlock, FastResidualBlock))
@@ -21,10 +21,15 @@ def accelerate(network: nn.Module, device: torch.device | str) -> nn.Module:
     """The network itself, its layers exchanged for those that are fastest on `device`.
 
     What the network computes, its parameters and their names stay the same; channels last.
+    Networks of others (pseudo/pretrained) stay as they are.
     """
     faster = ON_CPU if torch.device(device).type == "cpu" else ON_GPU
-    for module in network.modules():
-        for plain, fast in (*ON_CPU, *ON_GPU):
-            if type(module) in (plain, fast):
-                module.__class__ = fast if (plain, fast) in faster else plain
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for part in network.modules():
+        if not isinstance(part, (SpectrumEncoder, Stem, ResidualBlock)):
+            continue
+        for module in part.modules():
+            for plain, fast in (*ON_CPU, *ON_GPU):
+                if type(module) in (plain, fast):
+                    module.__class__ = fast if (plain, fast) in faster else plain
+        part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
