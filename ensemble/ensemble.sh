@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Average the anomaly scores of epochs 12, 14 and 16 of finished runs once more (src/train.py does it by itself).
+# Average the anomaly scores of epochs 12, 14 and 16 of finished runs once more; src/train.py does so by itself.
 #
 #   ensemble/ensemble.sh                                         all seeds of ${method} below
 #   DATASETS=demo METHODS="na_1024 na_0256" SEEDS=1 ensemble/ensemble.sh
@@ -10,15 +10,16 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../jobs/environment.sh"
 if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "$0"; exit; fi
 config="$(realpath -- "${CONFIG:-$(dirname "${BASH_SOURCE[0]}")/epoch_12_14_16.yaml}")"
-RESULTS_DIR="${RESULTS_DIR:-${REPOSITORY}/results/exp}"
-[[ "${RESULTS_DIR}" == /* ]] || RESULTS_DIR="${PWD}/${RESULTS_DIR}"   # as the caller stands
+read_grid
+read_places
 cd "${REPOSITORY}"
 use_environment
 
-for dataset in ${DATASETS:-dcase2023 dcase2024}; do
+for dataset in "${DATASETS[@]}"; do
   for name in ${METHODS:-${method}}; do
-    for seed in ${SEEDS:-1 2 3 4 5}; do
-      python ensemble/ensemble.py --config="${config}" -- "${RESULTS_DIR}/${dataset#folder:}/${name}_${seed}"
+    for seed in "${SEEDS[@]}"; do
+      run="${RESULTS_DIR}/${dataset#folder:}/${name}_${seed}"
+      python ensemble/ensemble.py --config="${config}" -- "${run}"
     done
   done
 done

@@ -1,10 +1,12 @@
-"""Cluster the embeddings of a dataset's unlabeled machines: the second half of making pseudo-labels.
+"""Cluster the embeddings of a dataset's unlabeled machines: the second half of making
+pseudo-labels.
 
   python pseudoattr/cluster.py dataset=DATASET source=SOURCE seed=N data_dir=FOLDER [key=value ...]
 
-Reads what pseudoattr/embed.py wrote and writes beside it: per machine its clusters, the criterion's curve and a
-map, for all of them report.csv, and last labels.json, which training reads. Machines whose clusters are there,
-from the same embeddings and settings, are left alone. source=gt takes the true attributes in place of clusters.
+Reads what pseudoattr/embed.py wrote and adds to its folder: per machine its clusters, the
+criterion's curve and a map, for all of them report.csv, and last labels.json, which training
+reads. Machines that have clusters of the same embeddings and settings are left alone. source=gt
+takes the true attributes in place of clusters.
 """
 
 import hashlib
@@ -15,21 +17,23 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pandas as pd
+from hydra.core.hydra_config import HydraConfig
 from joblib import Parallel, delayed
 from omegaconf import DictConfig, OmegaConf
 
-from embed import choice, load_unlabeled, stored_key
 from settings.build import CONFIG_PATH, build, launch, tell_errors
 from settings.check import check_config
+from settings.datasets import load_unlabeled
 from unlabeledasd.clips import UNKNOWN
 from unlabeledasd.errors import InputError
-from unlabeledasd.files import read_npz, write_csv, write_json
+from unlabeledasd.files import write_csv, write_json
 from unlabeledasd.pseudo.cluster_map import draw_map
 from unlabeledasd.pseudo.clustering import DOMAINS, PseudoLabeler, agreement
+from unlabeledasd.pseudo.embeddings import embeddings_made_by, read_embeddings
 from unlabeledasd.pseudo.label_file import PseudoLabels, fingerprint, true_attributes
 from unlabeledasd.runs.folder import writing_alone
 
-DONE = "clusters.json"  # of a machine: written last, tells what its clusters were made from
+DONE = "clusters.json"  # of a machine: written last, what its clusters were made from
 PACKAGES = ("umap-learn", "scikit-learn", "numpy")
 
 
@@ -42,7 +46,7 @@ def main(config: DictConfig) -> None:
         raise InputError(
             f"n_jobs={config.n_jobs}: a number of machines, or -1 for as many as there are cores"
         )
-    root, table, machines = load_unlabeled(config)
+    root, table, machines = load_unlabeled(config.dataset, Path(config.data_dir), config.fit_on)
     with writing_alone(Path(config.folder), Path(config.folder) / "lock"):
         make_labels(config, root, table, machines)
 
@@ -61,7 +65,7 @@ def make_labels(config: DictConfig, root: Path, table: pd.DataFrame, machines: l
         clips["cluster"] = clusters(config, root, table, clips, settings)
         names = clips.machine + "-" + clips.domain + "-" + clips.cluster.astype(str)
         settings["weights"] = {
-            m: stored_key(folder / m / "embedding_train.npz")["weights"] for m in machines
+            m: embeddings_made_by(folder / m / "embedding_train.npz")["weights"] for m in machines
         }
     else:
         require_truth(config, clips, lists)
@@ -80,13 +84,14 @@ def make_labels(config: DictConfig, root: Path, table: pd.DataFrame, machines: l
     if report.ari.notna().any():
         mean = report[["ari", "nmi"]][report.domain == "source"].mean()
         print(
-            f"mean of the source domains: adjusted Rand index {mean.ari:.3f}, mutual information {mean.nmi:.3f}"
+            f"mean of the source domains: adjusted Rand index {mean.ari:.3f}, "
+            f"mutual information {mean.nmi:.3f}"
         )
     print(f"{len(set(names))} classes of {len(machines)} machines: {folder / 'labels.json'}")
 
 
 def describe(config: DictConfig) -> dict:
-    """How clusters are made; part of labels.json, and of what tells whether stored clusters are still right."""
+    """How clusters are made; part of labels.json, and of what stored clusters are compared by."""
     return {
         "labeler": build(config.labeler).get_params(),
         "fit_on": config.fit_on,
@@ -95,10 +100,12 @@ def describe(config: DictConfig) -> dict:
 
 
 def require_truth(config: DictConfig, clips: pd.DataFrame, lists: Path) -> None:
+    """InputError where the true attribute of a clip is not known."""
     if len(unknown := clips[clips.true_attribute == UNKNOWN]):
         raise InputError(
-            f"{lists}: does not tell the true attribute of {unknown.path.iloc[0]} ({len(unknown)} such clips); "
-            f"DATA_DIR={config.data_dir} preprocess/add_gt_info.sh {config.dataset.name} fetches what is published"
+            f"{lists}: no true attribute of {unknown.path.iloc[0]} ({len(unknown)} such clips); "
+            f"DATA_DIR={config.data_dir} preprocess/add_gt_info.sh {config.dataset.name} fetches "
+            "what is published"
         )
 
 
@@ -107,48 +114,34 @@ def clusters(
 ) -> np.ndarray:
     """Cluster of every row of `clips` (N,), machine by machine, as many at a time as n_jobs."""
     jobs, files = [], []
+    remedy = f"pseudoattr/embed.py source={HydraConfig.get().runtime.choices.source} makes them"
     for machine, rows in clips.groupby("machine", sort=False):
         folder = Path(config.folder) / machine
-        embedding, others = read_embeddings(config, root, folder, "train", rows.path.tolist()), None
+        paths, others = rows.path.tolist(), None
+        embedding = read_embeddings(folder / "embedding_train.npz", root, paths, remedy)
         if config.fit_on == "all":
             test = table.path[(table.machine == machine) & (table.split == "test")].tolist()
-            others = read_embeddings(config, root, folder, "test", test)
+            others = read_embeddings(folder / "embedding_test.npz", root, test, remedy)
         digest = hashlib.sha256(embedding.tobytes())
         digest.update(b"" if others is None else others.tobytes())
         key = {
-            "clips": rows.path.tolist(),
+            "clips": paths,
             "true_attributes": rows.true_attribute.tolist(),
             "embeddings": digest.hexdigest(),
             **settings,
         }
         files.append(folder / "clusters.csv")
-        there = files[-1].is_file() and (folder / DONE).is_file()
-        if there and json.loads((folder / DONE).read_text(encoding="utf-8")) == key:
-            print(f"{machine}: clustered already")
+        exists = files[-1].is_file() and (folder / DONE).is_file()
+        if exists and json.loads((folder / DONE).read_text(encoding="utf-8")) == key:
+            print(f"{machine}: already clustered, skipping")
         else:
             jobs.append((folder, rows, embedding, others, build(config.labeler), key))
-    if jobs:  # labels of other clusters than those beside them are not to be taken for these
+    if jobs:  # labels of other clusters than those in this folder must not be taken for theirs
         (Path(config.folder) / "labels.json").unlink(missing_ok=True)
     with Parallel(config.n_jobs, return_as="generator") as parallel:
         for machine in parallel(delayed(cluster_machine)(*job) for job in jobs):
             print(f"{machine}: clustered", flush=True)
     return pd.concat(map(pd.read_csv, files)).set_index("path").cluster.loc[clips.path].to_numpy()
-
-
-def read_embeddings(
-    config: DictConfig, root: Path, folder: Path, split: str, paths: list[str]
-) -> np.ndarray:
-    """Embeddings (N, D) of the clips `paths`, as pseudoattr/embed.py left them."""
-    file, again = (
-        folder / f"embedding_{split}.npz",
-        f"pseudoattr/embed.py source={choice('source')} makes them",
-    )
-    if (made_by := stored_key(file)) is None:
-        raise InputError(f"{file}: no such embeddings; {again}")
-    arrays = read_npz(file)
-    if arrays["paths"].tolist() != paths or made_by["clips"] != fingerprint(root, paths):
-        raise InputError(f"{file}: of other clips than those in {config.data_dir}; {again} anew")
-    return arrays["embedding"]
 
 
 def cluster_machine(
@@ -159,7 +152,8 @@ def cluster_machine(
     labeler: PseudoLabeler,
     key: dict,
 ) -> str:
-    """Write clusters.csv, criterion.csv and map.png of one machine; last, what they were made from."""
+    """Write clusters.csv, criterion.csv and map.png of a machine; last, what they were made
+    from."""
     (folder / DONE).unlink(missing_ok=True)
     labeler.fit(embedding, clips.domain == "target", others)
     x, y = labeler.map_.T
@@ -180,7 +174,8 @@ def cluster_machine(
 
 
 def make_report(clips: pd.DataFrame) -> pd.DataFrame:
-    """Per machine and domain: clips, clusters, true attributes, and how well they agree where those are known."""
+    """Per machine and domain: clips, clusters, true attributes, and how well they agree if
+    known."""
     rows = []
     for (machine, domain), group in clips.groupby(["machine", "domain"], sort=False):
         known = not (group.true_attribute == UNKNOWN).any()

@@ -7,7 +7,7 @@
 #
 # The other settings are those of exp1.sh (jobs/exp/exp1.sh --help).
 
-data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; the environment's DATA_DIR wins
+data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; DATA_DIR wins
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 read -ra METHODS <<< "${METHODS:-featex_0256_4096 subloss_0256_4096}"
@@ -21,3 +21,4 @@ for dataset in "${DATASETS[@]}"; do
 done
 run_planned
 report table2 "${METHODS[@]}"
+exit "${FAILED:-0}"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The triplet models, one per unlabeled machine and seed: teachers of the pseudo-labels "triplet" (exp3.sh calls this).
+# The triplet models, one per unlabeled machine and seed: teachers of the pseudo-labels "triplet". They are
+# a part of the first stage of exp3.sh.
 #
 #   DATA_DIR=/data jobs/exp/exp3_triplet.sh                                  everything
 #   DATA_DIR=/data DATASETS=dcase2024 SEEDS="1 2" jobs/exp/exp3_triplet.sh   a part
@@ -7,16 +8,14 @@
 #
 # The other settings are those of exp1.sh (jobs/exp/exp1.sh --help).
 
-data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; the environment's DATA_DIR wins
+data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; DATA_DIR wins
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+read_facts "" triplet
 for dataset in "${DATASETS[@]}"; do
-  machines="$(facts "${dataset}" unlabeled)"   # one a line, of any name
-  while IFS= read -r machine; do
-    for seed in "${SEEDS[@]}"; do
-      plan "${dataset}" "triplet:${machine}" "${seed}"
-    done
-  done <<< "${machines}"
+  reason="$(facts "${dataset}" lacking triplet)"
+  [[ -z "${reason}" ]] || echo "no triplet models: ${dataset}: ${reason}" >&2
+  plan_teachers "${dataset}" triplet
 done
 run_planned
 exit "${FAILED:-0}"

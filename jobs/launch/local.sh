@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
-# LAUNCHER=local, sourced by common.sh: the runs on this machine, one after the other, or JOBS at a time; GPUS="0 1 2 3"
-# and JOBS_PER_GPU (1) place them on GPUs, and JOBS is then their product.
+# LAUNCHER=local, sourced by common.sh: the runs on this machine, one after the other, or JOBS at a time;
+# GPUS="0 1 2 3" and JOBS_PER_GPU (1) place them on GPUs, and JOBS is then their product.
 
 JOBS_PER_GPU="${JOBS_PER_GPU:-1}"
 [[ "${JOBS_PER_GPU}" =~ ^[1-9][0-9]*$ ]] || {
@@ -17,7 +17,8 @@ if [[ -n "${GPUS:-}" ]]; then
   export CUDA_VISIBLE_DEVICES="${gpus[0]}"   # of what runs alone; local_run.sh chooses among them
 fi
 
-# launch: call COMMANDS[i], of the run RUNS[i] with the folder FOLDERS[i], for every i; add to failed and held.
+# launch: call COMMANDS[i], of the run RUNS[i] with the folder FOLDERS[i], for every i; add to failed and
+# locked.
 launch() {
   local i status
   if [[ -z "${DRY_RUN:-}" && "${JOBS:-1}" != 1 && ${#RUNS[@]} -gt 1 ]]; then launch_several; return; fi
@@ -30,12 +31,13 @@ launch() {
   done
 }
 
-# launch_several: JOBS at a time by xargs, each with its output in launch.log of its folder and a share of the cores.
+# launch_several: JOBS at a time by xargs, each with its output in launch.log of its folder and a share of
+# the cores.
 launch_several() {
   local i what pid xargs="" count=0 stopped="" failing=""
-  local -a slots=() running=() told=()
-  [[ -z "${GPUS:-}" ]] || slots=(--process-slot-var=SLOT)   # GNU's xargs alone has that
-  # Ctrl-C reaches the runs too, TERM is passed on; what they have to say ends when the last of them does
+  local -a slots=() running=() reported=()
+  [[ -z "${GPUS:-}" ]] || slots=(--process-slot-var=SLOT)   # an option of GNU's xargs alone
+  # Ctrl-C reaches the runs too, TERM is passed on; their output ends when the last of them does
   trap 'stopped=130' INT
   trap 'stopped=143; end_several' TERM
   while read -r i what pid xargs; do
@@ -45,20 +47,23 @@ launch_several() {
       continue
     fi
     unset "running[i]"
-    told[i]=1 count=$((count + 1))
+    reported[i]=1
+    count=$((count + 1))
     echo "${count} of ${#RUNS[@]}, status ${what}: ${FOLDERS[i]}/launch.log"
-    if [[ "${what}" == 130 ]]; then stopped="${stopped:-130}"; continue; fi   # the others have not ended yet
+    # after Ctrl-C, the others have not ended yet
+    if [[ "${what}" == 130 ]]; then stopped="${stopped:-130}"; continue; fi
     ended "${i}" "${what}" || failing=1
   done < <(
-    export GPUS="${GPUS:-}" FAIL_FAST="${FAIL_FAST:-}"
-    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$((($(getconf _NPROCESSORS_ONLN) + JOBS - 1) / JOBS))}"
-    for ((i = 0; i < ${#RUNS[@]}; i++)); do printf '%s\0' "${i}" "${FOLDERS[i]}" "${COMMANDS[i]}"; done \
-      | xargs -0 -n 3 -P "${JOBS}" ${slots[@]+"${slots[@]}"} jobs/launch/local_run.sh
+    threads=$((($(getconf _NPROCESSORS_ONLN) + JOBS - 1) / JOBS))
+    export GPUS="${GPUS:-}" FAIL_FAST="${FAIL_FAST:-}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-${threads}}"
+    for ((i = 0; i < ${#RUNS[@]}; i++)); do
+      printf '%s\0' "${i}" "${FOLDERS[i]}" "${COMMANDS[i]}"
+    done | xargs -0 -n 3 -P "${JOBS}" ${slots[@]+"${slots[@]}"} jobs/launch/local_run.sh
   )
   trap - INT TERM
   [[ -z "${stopped}" ]] || exit "${stopped}"
   for ((i = 0; i < ${#RUNS[@]}; i++)); do
-    [[ -z "${told[i]:-}${failing}" ]] || continue
+    [[ -z "${reported[i]:-}${failing}" ]] || continue
     echo "did not begin, or vanished: ${FOLDERS[i]}" >&2
     failed+=("${RUNS[i]}")
   done

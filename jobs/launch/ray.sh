@@ -1,7 +1,8 @@
 # shellcheck shell=bash disable=SC2034
-# LAUNCHER=ray, sourced by common.sh: the runs on a Ray cluster; python jobs/launch/ray_runs.py --help tells its settings.
+# LAUNCHER=ray, sourced by common.sh: the runs on a Ray cluster (python jobs/launch/ray_runs.py --help).
 
-# launch: run COMMANDS[i], of the run RUNS[i] with the folder FOLDERS[i], for every i; add to failed and held.
+# launch: run COMMANDS[i], of the run RUNS[i] with the folder FOLDERS[i], for every i; add to failed and
+# locked.
 launch() {
   local ended i status
   if [[ -n "${DRY_RUN:-}" || ${#RUNS[@]} == 0 ]]; then
@@ -17,7 +18,7 @@ launch() {
   while read -r i status; do
     case ${status} in
       0) ;;
-      3) held+=("${RUNS[i]}") ;;   # another launcher or terminal works on it
+      3) locked+=("${RUNS[i]}") ;;   # another launcher or terminal works on it
       *) failed+=("${RUNS[i]}") ;;
     esac
   done < "${ended}"

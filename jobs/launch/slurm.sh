@@ -1,55 +1,55 @@
 # shellcheck shell=bash disable=SC2034
-# LAUNCHER=slurm, sourced by common.sh: the runs of a plan become one job array, a task for each (docs/cluster.md).
+# LAUNCHER=slurm, sourced by common.sh: the runs of a plan become one job array, a task for each
+# (docs/cluster.md).
 #
-# Every task has a line in <results_dir>/.slurm/<submission>/commands and a link <task>.log there, to the log beside its
-# run. The job carries <submission> as its comment: so the queue tells which runs are in it.
+# Every task has a line in <results_dir>/.slurm/<submission>/commands and a link <task>.log there, to the
+# log in its run's folder. The comment of the job is <submission>, so that the queue shows which runs it has.
 
 [[ -n "${DRY_RUN:-}" ]] || command -v sbatch > /dev/null || {
   echo "LAUNCHER=slurm: no sbatch here; call this where jobs are submitted" >&2
   exit 1
 }
-# Scripts that this one calls add to the same list of jobs, and wait for the same ones.
-if [[ -z "${UNLABELEDASD_JOB_IDS:-}" ]]; then
-  UNLABELEDASD_JOB_IDS="$(mktemp)"
-  trap 'rm -f -- "${UNLABELEDASD_JOB_IDS}"' EXIT
-fi
-JOB_IDS="${UNLABELEDASD_JOB_IDS}"
-export UNLABELEDASD_JOB_IDS AFTER_JOBS="${AFTER_JOBS:-}"
+JOB_IDS="$(mktemp)"   # jobs of this stage, an id a line
+trap 'rm -f -- "${JOB_IDS}"' EXIT
+AFTER_JOBS="${AFTER_JOBS:-}"
 
 absolute() { if [[ "$1" == /* ]]; then echo "$1"; else echo "${REPOSITORY}/$1"; fi; }
 SUBMISSIONS="$(absolute "${RESULTS_DIR}")/.slurm"
 
-# read_queue: QUEUED[log file] is the task that is queued, or runs, to write it; QUEUED[log file, line break, command
-# line] the one that does so by this command.
+# read_queue: QUEUED[log file] is the task that is queued, or runs, to write it; QUEUED[log file, line
+# break, command line] the one that does so by this command.
 read_queue() {
   declare -gA QUEUED=()
   [[ -z "${DRY_RUN:-}" ]] || return 0
-  local queue id task name link
+  local queue id task name link command
   queue="$(squeue --user="$(id -un)" --noheader --array --format='%i %K %k')"
   while read -r id task name; do
     link="${SUBMISSIONS}/${name}/${task}.log"
     [[ -L "${link}" ]] || continue
     link="$(readlink "${link}")"
     QUEUED["${link}"]="${id}"
-    QUEUED["${link}"$'\n'"$(sed -n "$((task + 1))p" "${SUBMISSIONS}/${name}/commands")"]="${id}"
+    command="$(sed -n "$((task + 1))p" "${SUBMISSIONS}/${name}/commands")"
+    QUEUED["${link}"$'\n'"${command}"]="${id}"
   done <<< "${queue}"
 }
 
-# submit DEPENDENCY NAME WHAT [OPTION...]: TASKS[i] with its output in LOGS[i], as one array; its id is added to JOB_IDS.
+# submit DEPENDENCY NAME WHAT [OPTION...]: TASKS[i] with its output in LOGS[i], as one array; its id is
+# added to JOB_IDS.
 submit() {
   local id i submission folder
   local -a command options
   submission="$(date +%Y%m%d-%H%M%S)-$$-${RANDOM}"
   folder="${SUBMISSIONS}/${submission}"
   read -ra options <<< "${SBATCH_OPTIONS:-}"
-  command=(sbatch --parsable "${@:4}" ${options[@]+"${options[@]}"} --job-name="$2" --comment="${submission}"
-    --array="0-$((${#TASKS[@]} - 1))${JOBS:+%${JOBS}}" --output="${folder//%/%%}/%a.log" --open-mode=append
+  command=(sbatch --parsable "${@:4}" ${options[@]+"${options[@]}"}
+    --job-name="$2" --comment="${submission}" --array="0-$((${#TASKS[@]} - 1))${JOBS:+%${JOBS}}"
+    --output="${folder//%/%%}/%a.log" --open-mode=append
     ${AFTER_JOBS:+"--dependency=$1:${AFTER_JOBS}" --kill-on-invalid-dep=yes}
     jobs/launch/slurm_job.sh "${REPOSITORY}" "${folder}")
   if [[ -n "${DRY_RUN:-}" ]]; then
     printf '%s\n' "${TASKS[@]}"
     printf '%q ' "${command[@]}" && echo
-    echo "ID_$(($(wc -l < "${JOB_IDS}") + 1))_OF_$2" >> "${JOB_IDS}"   # in place of the number that sbatch would tell
+    echo "ID_$(($(wc -l < "${JOB_IDS}") + 1))_OF_$2" >> "${JOB_IDS}"   # in place of sbatch's number
     return
   fi
   mkdir -p -- "${folder}"
@@ -61,7 +61,7 @@ submit() {
   id="$("${command[@]}")" || { rm -r -- "${folder}"; return 1; }
   id="${id%%;*}"   # without the cluster's name
   echo "${id}" >> "${JOB_IDS}"
-  echo "submitted: job ${id}, $3${JOBS:+, ${JOBS} at a time}${AFTER_JOBS:+, after $(tr : ' ' <<< "${AFTER_JOBS}")}"
+  echo "submitted: job ${id}, $3${JOBS:+, ${JOBS} at a time}${AFTER_JOBS:+, after ${AFTER_JOBS//:/ }}"
 }
 
 # launch: submit what is not in the queue yet; what it waits for has to end well.
@@ -82,14 +82,15 @@ launch() {
       # finished: says at once whether it was with these OVERRIDES
       status=0
       bash -c "exec ${COMMANDS[i]}" || status=$?
-      ended "${i}" "${status}" || true   # FAIL_FAST is for runs, and this one is through
+      ended "${i}" "${status}" || true   # FAIL_FAST is for runs, and this one has finished
     else
-      TASKS+=("${COMMANDS[i]}") LOGS+=("${log}")
+      TASKS+=("${COMMANDS[i]}")
+      LOGS+=("${log}")
     fi
   done
   [[ ${#TASKS[@]} != 0 ]] || return 0
-  submit afterok "$(basename "$0" .sh)" "${#TASKS[@]} tasks, each with its log in <its folder>/launch.log" \
-    || failed+=("${RUNS[@]}")
+  submit afterok "${ARRAY_NAME:-$(basename "$0" .sh)}" \
+    "${#TASKS[@]} tasks, each with its log in <its folder>/launch.log" || failed+=("${RUNS[@]}")
 }
 
 # next_stage: what is submitted from now on waits for what was submitted, or in the queue, until now.
@@ -98,13 +99,14 @@ next_stage() {
   : > "${JOB_IDS}"
 }
 
-# afterwards LOG COMMAND...: once all of that is through, in whatever way; at once if there is none of it.
+# afterwards LOG COMMAND...: once all of that has ended, in whatever way; at once if there is none of it.
 afterwards() {
   local same
   local -a TASKS LOGS
   next_stage
   if [[ -z "${AFTER_JOBS}" ]]; then "${@:2}"; return; fi
-  TASKS=("$(printf '%q ' "${@:2}")") LOGS=("$(absolute "$1")")
+  TASKS=("$(printf '%q ' "${@:2}")")
+  LOGS=("$(absolute "$1")")
   read_queue
   same="${LOGS[0]}"$'\n'"${TASKS[0]}"
   same="${QUEUED[${same}]:-}"
@@ -112,5 +114,5 @@ afterwards() {
     echo "cancelled: job ${same}, the same table, if it still waits"
     scancel --state=PENDING "${same}"
   fi
-  submit afterany "$(basename "$1" .log)" "the table, told in $1" --gres=none --cpus-per-task=1
+  submit afterany "$(basename "$1" .log)" "the table, printed to $1" --gres=none --cpus-per-task=1
 }

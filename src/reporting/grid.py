@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from reporting.bootstrap import draw_weights, interval, official_figures, resampled_means
 from settings.datasets import dataset_names, load_dataset
+from settings.facts import trains_on_pseudo_labels
 from unlabeledasd.errors import InputError
 from unlabeledasd.metrics import challenge_score
 from unlabeledasd.runs.folder import Run, version_name
@@ -90,9 +91,8 @@ def what_is_missing(
     groups = defaultdict(list)  # (dataset, missing seeds, script) -> methods
     for dataset in datasets:
         for method in methods:
-            script = (
-                "exp3" if method.startswith("pattr_") else "exp2"
-            )  # exp2 takes any method that needs no labels
+            # exp2 trains any method that needs no pseudo-labels
+            script = "exp3" if trains_on_pseudo_labels(method) else "exp2"
             if lacking := [
                 str(s) for s in seeds if not find_run(results_dir, dataset, method, s).is_done
             ]:

@@ -1,17 +1,16 @@
-"""Facts of a dataset, from src/config/dataset/*.yaml, read without Hydra; for job scripts, one name a line.
+"""Facts of a dataset, from src/config/dataset/*.yaml, read without Hydra; settings.facts prints
+them."""
 
-python -m settings.datasets DATASET unlabeled     machines whose attributes are hidden, or are taken as hidden
-python -m settings.datasets DATASET teacher       the method whose embeddings become the pseudo-labels "class"
-python -m settings.datasets DATASET experiment3   the methods of Table 3
-"""
-
-import argparse
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from unlabeledasd.errors import InputError, one_line_errors
+from unlabeledasd.errors import InputError
+
+if TYPE_CHECKING:  # slow imports wait until clips are read
+    import pandas as pd
 
 CONFIG = Path(__file__).resolve().parents[1] / "config/dataset"
 
@@ -35,16 +34,29 @@ def load_dataset(name: str) -> DictConfig:
 
 @cache  # not to be changed
 def with_parents(file: Path) -> DictConfig:
-    """A yaml over those that its `defaults` names."""
+    """A yaml over those that its `defaults` names, files of its own group or of others, as Hydra
+    composes them."""
     config = OmegaConf.load(file)
-    parents = [name for name in config.pop("defaults", []) if name != "_self_"]
-    return OmegaConf.merge(
-        *(with_parents(file.with_name(f"{parent}.yaml")) for parent in parents), config
-    )
+    parts = []
+    for entry in config.pop("defaults", []):
+        if isinstance(entry, str):
+            if entry != "_self_":
+                parts.append(with_parents(file.with_name(f"{entry}.yaml")))
+            continue
+        ((key, name),) = (
+            entry.items()
+        )  # "override /label: pseudo", "/embedder@source.embedder: panns"
+        group, _, package = key.removeprefix("override ").removeprefix("/").partition("@")
+        part = with_parents(file.parents[1] / group / f"{name}.yaml")
+        for level in reversed((package or group).split(".")):
+            part = OmegaConf.create({level: part})
+        parts.append(part)
+    return OmegaConf.merge(*parts, config)
 
 
 def expected_clips(dataset: DictConfig, machine: str) -> dict[str, int | None]:
-    """Clips of a machine by kind: train_source, train_target, test_normal, test_anomaly; None: not known."""
+    """Clips of a machine by kind: train_source, train_target, test_normal, test_anomaly; None: not
+    known."""
     return {**dataset.clips, **dataset.clips_of.get(machine, {})}
 
 
@@ -56,7 +68,7 @@ def check_machines(machines: list[str] | None, datasets: list[DictConfig]) -> No
 
 
 def raw_folder(data_dir: Path, dataset: DictConfig) -> Path:
-    """The folder that holds <machine>/{train,test}."""
+    """The folder that contains <machine>/{train,test}."""
     return data_dir / dataset.name / "all" / "raw"
 
 
@@ -66,11 +78,11 @@ def ground_truth_folder(data_dir: Path, dataset: DictConfig) -> Path:
 
 
 def hidden_machines(dataset: DictConfig, data_dir: Path) -> list[str]:
-    """Machines that pseudo-labels are for: as the yaml says, or for own recordings as their names say."""
+    """Machines that pseudo-labels are for: from the yaml, or for own recordings from their
+    names."""
     if machines := [machine for group in dataset.machines.values() for machine in group]:
-        return [
-            m for m in machines if dataset.hide == "all" or m in {*dataset.unlabeled, *dataset.hide}
-        ]
+        hidden = {*machines} if dataset.hide == "all" else {*dataset.unlabeled, *dataset.hide}
+        return [machine for machine in machines if machine in hidden]
     from unlabeledasd.clips import index_clips
     from unlabeledasd.pseudo.label_file import unlabeled_machines
 
@@ -78,24 +90,26 @@ def hidden_machines(dataset: DictConfig, data_dir: Path) -> list[str]:
     return unlabeled_machines(table, dataset.hide)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("dataset", help="dcase2024, ..., demo, or folder:NAME")
-    parser.add_argument("fact", choices=["unlabeled", "teacher", "experiment3"])
-    parser.add_argument(
-        "--data-dir", type=Path, default=Path("data"), help="holds the clips of folder:NAME"
-    )
-    arguments = parser.parse_args()
-    with one_line_errors(OSError):
-        dataset = load_dataset(arguments.dataset)
-        unlabeled = arguments.fact == "unlabeled"
-        names = (
-            hidden_machines(dataset, arguments.data_dir) if unlabeled else dataset[arguments.fact]
+def load_unlabeled(
+    dataset: DictConfig, data_dir: Path, fit_on: str = "train"
+) -> tuple[Path, "pd.DataFrame", list[str]]:
+    """(data root, table of all clips, unlabeled machines) of the clips in `data_dir`.
+
+    fit_on: the clips that are required, "train", or "all" for the test clips too. InputError where
+    a name breaks the grammar, or where no machine is unlabeled.
+    """
+    if fit_on not in ("train", "all"):
+        raise InputError(f"fit_on={fit_on}: allowed are train, all")
+    from unlabeledasd.clips import index_clips
+    from unlabeledasd.pseudo.label_file import unlabeled_machines
+
+    root = raw_folder(data_dir, dataset)
+    machines = [machine for group in dataset.machines.values() for machine in group]
+    required = ("train", "test") if fit_on == "all" else ("train",)
+    table = index_clips(root, machines or None, dataset.grammar, required)
+    if not (unlabeled := unlabeled_machines(table, dataset.hide)):
+        raise InputError(
+            f"{root}: no unlabeled machine, the training clips of all have attributes in their "
+            "names; dataset.hide=[MACHINE,...] or dataset.hide=all treats machines as unlabeled"
         )
-        print(*([names] if isinstance(names, str) else names), sep="\n")
-
-
-if __name__ == "__main__":
-    main()
+    return root, table, unlabeled

@@ -7,11 +7,13 @@ import os
 import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from unlabeledasd.errors import InputError
+
+if TYPE_CHECKING:  # 0.3 s that a job script's status does not need
+    import numpy as np
+    import pandas as pd
 
 
 @contextmanager
@@ -41,19 +43,23 @@ def write_json(path: Path, value) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def write_csv(path: Path, table: pd.DataFrame) -> None:
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
     write_text(path, table.to_csv(index=False))
 
 
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_npz(path: Path, arrays: dict[str, "np.ndarray"]) -> None:
+    import numpy as np
+
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(path: Path) -> dict[str, "np.ndarray"]:
     """Arrays by name; InputError for a file that is damaged, or has anything but arrays of plain numbers and text."""
+    import numpy as np
+
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)

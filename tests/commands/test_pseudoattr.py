@@ -2,8 +2,12 @@
 
 import hashlib
 import json
+import os
+import shlex
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +19,7 @@ from sklearn.metrics import adjusted_rand_score
 import cluster
 import embed
 import train
-from conftest import SECONDS, call, files_below, tiny, write_wav
+from conftest import ROOT, SECONDS, call, compose, files_below, tiny, write_wav
 from settings.build import build
 from unlabeledasd import evaluation
 from unlabeledasd.clips import parse_clip
@@ -101,35 +105,37 @@ def test_embeddings_of_a_teacher(source, settings, data_dir, tmp_path, monkeypat
     assert len(np.load(file.with_name("embedding_test.npz"))["embedding"]) == 8
 
 
-def test_missing_teacher_is_named_or_trained(settings, tmp_path, monkeypatch, capsys):
-    commands = []
-
-    def run(command, check):
-        commands.append(list(map(str, command)))
-        make_teacher(tmp_path / "results", "triplet" if "machine=fan" in commands[-1] else "class")
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setenv(
-        "OVERRIDES", "dataset.batch_size=4 trainer.accelerator=cpu score_epochs=[1,14]"
+@pytest.mark.parametrize("source", ["class", "triplet"])
+def test_a_missing_teacher_is_named_with_the_command_that_trains_it(
+    source, settings, data_dir, tmp_path, monkeypatch, capsys
+):
+    """The job script makes of the command what would have been trained for this call."""
+    place = tmp_path / "it's here"
+    given = settings(source, f"results_dir='{place}'".replace("t's", "t\\'s"))
+    assert call(embed, monkeypatch, *given) == 1
+    error = last_line(capsys.readouterr().err)
+    run = place / "tiny" / RUNS[source]
+    assert error.startswith(f"error: {run}: the teacher of fan is missing; train it: DATA_DIR=")
+    command = error.partition("train it: ")[2]
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        | {"DRY_RUN": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    dataset = f"dataset=folder dataset.name=tiny dataset.hide=[fan] dataset.clip_seconds={SECONDS}"
-    words = {
-        "class": f"src/train.py {dataset} method=subloss_0256_4096 seed=1 ",
-        "triplet": f"src/train_triplet.py {dataset} machine=fan seed=1 ",
-    }
-    monkeypatch.setattr(embed.subprocess, "run", run)
-    for source, command in words.items():
-        assert call(embed, monkeypatch, *settings(source)) == 1
-        error = last_line(capsys.readouterr().err).replace("'", "")
-        assert f"tiny/{RUNS[source]}: teacher of fan is missing; TRAIN_MISSING=1, or: " in error
-        assert f"python {command}" in error
-        more = (
-            " score_epochs=[1,14]" if source == "class" else ""
-        )  # which src/train_triplet.py does not have
-        assert error.endswith("trainer.accelerator=cpu" + more)
-        assert not commands
-        assert call(embed, monkeypatch, *settings(source, "train_missing=true")) == 0
-        assert command in " ".join(commands.pop())
+    trained, *made = done.stdout.splitlines()
+    entry, config = ("train_triplet", "triplet") if source == "triplet" else ("train", "train")
+    words = shlex.split(trained)
+    assert words[:2] == ["python", f"src/{entry}.py"]
+    teacher = compose(config, words[2:])
+    assert teacher.run_dir == str(run)
+    assert (teacher.data_dir, teacher.seed) == (str(data_dir), 1)
+    assert (teacher.dataset.hide, teacher.dataset.clip_seconds) == (["fan"], SECONDS)
+    assert len(made) == 2
+    assert all(f"label_dir={tmp_path}/label " in line for line in made)
 
 
 def test_a_teacher_without_that_epoch(settings, tmp_path, monkeypatch, capsys):
@@ -149,7 +155,7 @@ def test_a_teacher_without_that_epoch(settings, tmp_path, monkeypatch, capsys):
         (
             embed,
             ["class", "dataset.hide=[]"],
-            "no unlabeled machine, the training clips of all tell",
+            "no unlabeled machine, the training clips of all have attributes in their names",
         ),
         (embed, ["class", "fit_on=test"], "fit_on=test: allowed are train, all"),
         (
@@ -228,7 +234,7 @@ def test_clusters_and_report(embedded, settings, data_dir, tmp_path, monkeypatch
 
     before = files_below(folder, "**/*.[!0-9]*")  # the lock tells who came last
     assert call(cluster, monkeypatch, *settings("class")) == 0
-    assert "fan: clustered already" in capsys.readouterr().out
+    assert "fan: already clustered, skipping" in capsys.readouterr().out
     assert files_below(folder, "**/*.[!0-9]*") == before
     assert call(cluster, monkeypatch, *settings("class", "labeler.criterion=bic")) == 0
     assert "fan: clustered\n" in capsys.readouterr().out
@@ -323,7 +329,7 @@ def test_two_at_once(embedded, settings, tmp_path, monkeypatch, capsys):
             assert f"{folder}: held by host" in capsys.readouterr().err
     run.checkpoint(14).unlink()
     with run.claim():  # in training
-        assert call(embed, monkeypatch, *settings("class", "train_missing=true")) == 3
+        assert call(embed, monkeypatch, *settings("class")) == 3
         assert f"{run.folder}: held by host" in capsys.readouterr().err
 
 
@@ -368,10 +374,7 @@ def test_hidden_attributes_need_the_official_lists(
     arguments = settings("gt", f"data_dir={tmp_path}/data", "dataset.hide=[]")
     assert call(cluster, monkeypatch, *arguments) == 1
     error = last_line(capsys.readouterr().err)
-    assert (
-        f"does not tell the true attribute of fan/train/{hidden}.wav (2 such clips); DATA_DIR="
-        in error
-    )
+    assert f"no true attribute of fan/train/{hidden}.wav (2 such clips); DATA_DIR=" in error
     for machine in ("fan", "pump"):
         text = f"source_file_name,target_file_name\nsection_00_source_train_normal_0000_load_3.wav,{hidden}.wav\n"
         write_text(

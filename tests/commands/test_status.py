@@ -1,4 +1,4 @@
-"""jobs/status.sh against the job scripts' own plans, and what it tells of folders made by hand."""
+"""jobs/status.sh against the job scripts' own plans, and what it reports of folders made by hand."""
 
 import json
 import os
@@ -82,11 +82,14 @@ def commands(script: str, environment: dict[str, str]) -> set[tuple]:
             "exp3",
             {
                 "DATASETS": "demo_unlabeled",
-                "METHODS": "pattr_bic_triplet_x pattr_gt_x",
+                "METHODS": "pattr_bic_triplet_subloss_0256_4096 pattr_gt_subloss_0256_4096",
                 "SEEDS": "2",
             },
         ),
-        ("exp3", {"DATASETS": "dcase2023", "METHODS": "pattr_gt_x"}),
+        (
+            "exp3",
+            {"DATASETS": "dcase2023", "METHODS": "pattr_gt_subloss_0256_4096 subloss_0256_4096"},
+        ),
         (
             "exp3",
             {"DATASETS": "demo_unlabeled", "METHODS": "na_1024 pattr_macdom_subloss_0256_4096"},
@@ -105,7 +108,7 @@ def test_the_plan_is_that_of_the_job_script(tmp_path, script, environment):
         )
         for entry in found
     ]
-    assert len(planned) == len(set(planned))
+    assert len(planned) == len(set(planned)) > 0
     assert set(planned) == commands(script, environment)
 
 
@@ -128,17 +131,19 @@ def test_all_experiments_and_where_they_are(tmp_path):
 
 
 def test_methods_find_their_experiment(tmp_path):
-    found = states(
-        tmp_path, DATASETS="demo", SEEDS="1", METHODS="na_1024 pattr_macdom_subloss_0256_4096"
-    )
-    assert [(entry["experiment"], entry["method"]) for entry in found.values()] == [
-        ("exp2", "na_1024"),
-        ("exp3", "pattr_macdom_subloss_0256_4096"),
+    methods = ["na_1024", "pattr_macdom_subloss_0256_4096", "pattr_gt_subloss_0256_4096"]
+    grid = {"DATASETS": "demo_unlabeled", "SEEDS": "1", "METHODS": " ".join(methods)}
+    found = [(entry["experiment"], entry["method"]) for entry in states(tmp_path, **grid).values()]
+    assert found == [
+        ("exp2", methods[0]),
+        ("exp2", methods[1]),
+        ("exp3", "gt"),
+        ("exp3", methods[2]),
     ]
 
 
 def test_own_recordings(tmp_path):
-    """Which machines are unlabeled is told by the names of the recordings, else by the models that are there."""
+    """The names of the recordings say which machines are unlabeled, else the models that exist."""
     grid = {
         "DATASETS": "folder:own",
         "SEEDS": "1",
@@ -207,8 +212,8 @@ def test_what_a_person_reads(tmp_path):
         "  demo na_1024, seed 2: epoch 9 of 16, about 8.0 min of training left (host far, process 7, since "
         "2026-11-24 10:00:00+00:00)",
         "",
-        "interrupted, or waiting to go on:",
-        "  demo na_1024, seed 3: nothing trained yet, last sign of life 2.0 h ago on host far",
+        "interrupted, or waiting to resume:",
+        "  demo na_1024, seed 3: nothing trained yet, last heartbeat 2.0 h ago on host far",
         "",
         "failed:",
         "  demo na_1024, seed 4 (and 1 more): OutOfMemoryError: CUDA out of memory",
@@ -217,10 +222,10 @@ def test_what_a_person_reads(tmp_path):
     ]
 
 
-def test_the_commands_that_go_on(tmp_path):
+def test_the_commands_that_resume(tmp_path):
     """What failed is among what each of them makes."""
     failed = {
-        "results/demo_unlabeled/subloss_0256_4096_2": "exp/exp2.sh",
+        "results/demo_unlabeled/subloss_0256_4096_2": "exp/exp3.sh",
         "results/demo_unlabeled/triplet_gearbox_2": "exp/exp3_triplet.sh",
         "results/demo_unlabeled/pattr_gt_subloss_0256_4096_2": "exp/exp3.sh",
     }

@@ -1,12 +1,13 @@
-"""Stand-ins for python and Slurm, and the job scripts called with them: for tests/jobs/test_launchers.py and
-tests/jobs/test_launch_slurm.py."""
+"""Stand-ins for python and Slurm, and job scripts called with them: for the tests of launchers."""
 
 import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 from conftest import ROOT, write_script
+from settings.datasets import load_dataset
 
 PYTHON = f"""#!/bin/bash
 case "$1" in
@@ -45,6 +46,14 @@ esac
 """
 
 
+def write_truth(data_dir: Path, dataset: str) -> None:
+    """The lists of the true attributes that a dataset hides; no stand-in reads what is in them."""
+    for machine in load_dataset(dataset).unlabeled:
+        folder = data_dir / dataset / "ground_truth" / machine
+        folder.mkdir(parents=True)
+        (folder / "attributes_00_train_correspondence.csv").touch()
+
+
 def make_job(tmp_path):
     stand_ins = {
         "python": PYTHON,
@@ -55,6 +64,7 @@ def make_job(tmp_path):
     }
     for name, script in stand_ins.items():
         write_script(tmp_path / "bin" / name, script)
+    write_truth(tmp_path, "demo_unlabeled")
 
     def start(
         script: str = "jobs/exp/exp1.sh", *arguments: str, **environment: str

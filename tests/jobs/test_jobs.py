@@ -116,7 +116,7 @@ def test_finished_runs_are_skipped(job, tmp_path):
     marker.parent.mkdir(parents=True)
     marker.touch()
     done = job("exp2.sh", METHODS="subloss_0256_4096", DATASETS="demo", SEEDS="1 2")
-    assert "finished already" in done.stdout
+    assert "already finished, skipping: " in done.stdout
     assert "1 of 2 runs to do" in done.stdout
     assert len(job.log()) == 1
     # with other settings than it may have had, src/train.py is asked
@@ -135,7 +135,7 @@ def test_finished_runs_are_skipped(job, tmp_path):
     [
         ("1", "", 3, 1, "failed: demo subloss_0256_4096 2"),
         ("1", "1", 2, 1, "failed: demo subloss_0256_4096 2"),
-        ("3", "", 3, 0, "held elsewhere: demo subloss_0256_4096 2"),
+        ("3", "", 3, 0, "locked elsewhere: demo subloss_0256_4096 2"),
         ("130", "", 2, 130, ""),
     ],
 )

@@ -88,7 +88,7 @@ def test_what_the_driver_tells_of_runs(job):
     assert done.returncode == 1
     assert (
         done.stderr
-        == "held elsewhere: demo subloss_0256_4096 1\nfailed: demo subloss_0256_4096 2\n"
+        == "locked elsewhere: demo subloss_0256_4096 1\nfailed: demo subloss_0256_4096 2\n"
     )
 
 

@@ -74,7 +74,7 @@ def test_slurm_submits_a_run_once(job):
 
 
 def test_slurm_makes_each_source_of_labels_once(job):
-    methods = "pattr_bic_pre_subloss_0256_4096 pattr_bic_pre_na_1024"
+    methods = "pattr_bic_pre_subloss_0256_4096 pattr_bic_pre_subloss_0256_4096 na_1024"
     done = job(
         "jobs/exp/exp3.sh", LAUNCHER="slurm", DATASETS="demo_unlabeled", METHODS=methods, SEEDS="1"
     )
@@ -94,7 +94,7 @@ def test_slurm_looks_at_finished_runs(job, status):
     assert done.returncode == {0: 0, 1: 1, 3: 0, 130: 130}[status]
     assert done.stderr == {
         1: "failed: demo na_1024 2\n",
-        3: "held elsewhere: demo na_1024 2\n",
+        3: "locked elsewhere: demo na_1024 2\n",
     }.get(status, "")
     assert sum(line.startswith("begin") for line in job.log()) == (1 if status == 130 else 2)
 
@@ -179,22 +179,14 @@ def test_stages_of_experiment_3_wait_for_each_other(job, dry_run):
         if dry_run
         else job.submitted()
     )
+    _, labels, others, students, *table = arrays
     names = [option(array, "job-name") for array in arrays]
-    ids = (
-        [f"ID_{n}_OF_{name}" for n, name in zip((1, 2, 1, 1), names, strict=False)]
-        if dry_run
-        else "1234"
-    )
-    teachers, triplets, labels, students, *table = arrays
-    assert names[:4] == ["exp3", "exp3_triplet", "pseudo_attr", "exp3"]
-    assert [option(array, "array") for array in (teachers, triplets, labels, students)] == [
-        "0-0",
-        "0-1",
-        "0-2",
-        "0-3",
-    ]
+    assert names[:4] == ["exp3", "pseudo_attr", "exp3", "exp3"]
+    sizes = [option(array, "array") for array in arrays]
+    assert sizes[:4] == ["0-2", "0-2", "0-0", "0-2"]  # one row needs no labels, and waits for none
     waits = [option(array, "dependency") for array in arrays]
-    assert waits[:4] == [None, None, f"afterok:{ids[0]}:{ids[1]}", f"afterok:{ids[2]}"]
+    ids = ["ID_1_OF_exp3", "ID_1_OF_pseudo_attr"] if dry_run else ["1", "2"]
+    assert waits[:4] == [None, f"afterok:{ids[0]}", None, f"afterok:{ids[1]}"]
     assert all("--kill-on-invalid-dep=yes" in array for array in (labels, students))
     if dry_run:
         assert table == []
@@ -202,7 +194,8 @@ def test_stages_of_experiment_3_wait_for_each_other(job, dry_run):
         assert not (job.folder / "results").exists()
         made = [shlex.split(line) for line in lines if line.startswith("env ")]
     else:
-        assert waits[4:] == ["afterany:4"]
+        assert waits[4:] == ["afterany:3:4"]
+        assert "method=pattr_macdom_subloss_0256_4096" in commands(others)[0]
         made = commands(labels)
     settings = [dict(word.split("=", 1) for word in words[1:-1]) for words in made]
     assert [s["SOURCES"] for s in settings] == ["class", "triplet", "gt"]
@@ -213,7 +206,15 @@ def test_stages_of_experiment_3_wait_for_each_other(job, dry_run):
     assert {words[-1] for words in made} == {"pseudoattr/pseudo_attr.sh"}
 
 
-def test_labels_that_are_there_are_not_submitted(job):
+def test_a_row_without_labels_waits_for_what_the_caller_names(job):
+    job(
+        "jobs/exp/exp3.sh", LAUNCHER="slurm", DATASETS="demo_unlabeled", METHODS="", AFTER_JOBS="77"
+    )
+    waits = [option(array, "dependency") for array in job.submitted()]
+    assert waits[:4] == ["afterok:77", "afterok:1", "afterok:77", "afterok:2"]
+
+
+def test_labels_that_exist_are_not_submitted(job):
     labels = job.folder / "label/demo_unlabeled/class_1"
     labels.mkdir(parents=True)
     (labels / "labels.json").touch()
@@ -223,11 +224,9 @@ def test_labels_that_are_there_are_not_submitted(job):
         "SOURCES": "class",
         "SEEDS": "1",
     }
-    assert "there already" in job("pseudoattr/pseudo_attr.sh", **environment).stdout
-    assert (
-        "there already"
-        in job("pseudoattr/pseudo_attr.sh", **environment, OVERRIDES="threads=1").stdout
-    )
+    for overrides in ("", "threads=1"):
+        done = job("pseudoattr/pseudo_attr.sh", **environment, OVERRIDES=overrides)
+        assert done.stdout == f"labels exist: {labels}\n"
     assert job.submitted() == []
     job("pseudoattr/pseudo_attr.sh", **environment, AFTER_JOBS="77")  # a teacher is in the queue
     assert option(job.submitted()[0], "dependency") == "afterok:77"

@@ -86,7 +86,7 @@ def test_labels_have_the_first_gpu_and_all_threads(job):
     [
         ("1", "", 4, 1, "failed: demo na_1024 2\n"),
         ("1", "1", 2, 1, "failed: demo na_1024 2\n"),
-        ("3", "", 4, 0, "held elsewhere: demo na_1024 2\n"),
+        ("3", "", 4, 0, "locked elsewhere: demo na_1024 2\n"),
         ("130", "", 2, 130, ""),
     ],
 )
