@@ -280,7 +280,10 @@ def test_long_recording(run, tmp_path):
             ["{run}", "{tmp}/half.wav", "--machine", "fan"],
             "half.wav: truncated, 50,000 of the 140,800 bytes",
         ),
-        (["{run}", "{tmp}/nan.wav", "--machine", "fan"], "nan.wav: samples in it are not finite"),
+        (
+            ["{run}", "{tmp}/nan.wav", "--machine", "fan"],
+            "nan.wav: sample 0 is nan, not a finite number",
+        ),
         (
             ["{run}", "{tmp}/two.wav", "--machine", "fan", "--channel", "2"],
             "two.wav: 2 channels, but channel 2",
