@@ -3,9 +3,9 @@
   python benchmarks/encoders.py [--clips 8] [--seconds 10] [--threads 2] [--device cpu] [--batch 4]
 
 CPU seconds are those of the process on all cores, which another load changes less than the wall
-time. BEATs is BEATs-base with random weights: time and memory do not depend on the values. A process per
-row; memory is the largest anonymous memory of the process less that before the network was made,
-on a GPU what torch allocated at most.
+time. BEATs is BEATs-base with random weights: time and memory do not depend on the values. There
+is a process per row; memory is the largest anonymous memory of the process less that before the
+network was made, on a GPU what torch allocated at most.
 """
 
 import json
