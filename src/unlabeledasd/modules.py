@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from unlabeledasd.augment import exchange_features, mix_at_snr, mixup, stretch
+from unlabeledasd.errors import check_range
 from unlabeledasd.networks import BRANCH_SIZE, MultiResolutionNet, TripletNet
 from unlabeledasd.waveforms import to_float
 
@@ -33,6 +34,7 @@ class DiscriminativeModule(pl.LightningModule):
         seed: int,
     ):
         super().__init__()
+        check_range("mixup_prob", mixup_prob, 0, 1)
         self.n_classes = n_classes
         self.extractor = extractor
         self.loss = loss(embedding_size=extractor.embedding_size, n_classes=n_classes)
@@ -87,6 +89,7 @@ class SubspaceLossModule(DiscriminativeModule):
         seed: int = 0,
     ):
         super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed)
+        check_range("subspace_weight", subspace_weight, 0)
         self.subspace_weight = subspace_weight
         n_heads = extractor.n_branches if subspace_weight else 0
         self.branch_losses = nn.ModuleList(
@@ -125,6 +128,8 @@ class FeatExModule(DiscriminativeModule):
         seed: int = 0,
     ):
         super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed)
+        check_range("featex_weight", featex_weight, 0)
+        check_range("featex_prob", featex_prob, 0, 1)
         self.featex_weight, self.featex_prob = featex_weight, featex_prob
         n_exchanged = n_classes * (extractor.n_branches + 1)
         self.exchanged_loss = loss(
@@ -160,6 +165,10 @@ class TripletModule(pl.LightningModule):
         seed: int = 0,
     ):
         super().__init__()
+        check_range("margin", margin, 0)
+        check_range("noise_prob", noise_prob, 0, 1)
+        for interval in stretch_ratios:
+            check_range("stretch_ratios", interval, 0.01, 100)
         self.extractor = extractor
         self.make_optimizer = optimizer
         self.margin, self.noise_prob = margin, noise_prob

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlabeledasd.errors import InputError
+from unlabeledasd.errors import InputError, check_range
 from unlabeledasd.spectra import StftMagnitude, spectrum_magnitude
 
 BRANCH_SIZE = 128  # dimensions of a branch's embedding
@@ -171,6 +171,8 @@ class MultiResolutionNet(nn.Module):
         time_mean_removed: Sequence[int] = (),
     ):
         super().__init__()
+        check_range("n_ffts", n_ffts, 32, 2**16)
+        check_range("sample_rate", sample_rate, 1)
         self.n_samples = round(clip_seconds * sample_rate)
         least = least_samples()
         if self.n_samples < least:
@@ -210,6 +212,7 @@ class TripletNet(StftBranch):
         sample_rate: int = 16000,
         band_hz: Sequence[float] = (200, 8000),
     ):
+        check_range("n_fft", n_fft, 32, 2**16)
         super().__init__(n_fft, sample_rate, band_hz, time_mean_removed=True)
         self.n_samples = round(clip_seconds * sample_rate)
         self.embedding_size = BRANCH_SIZE

@@ -285,11 +285,11 @@ def test_training_says_where_ground_truth_is_missing(run_on_bare_names, tmp_path
     assert run_on_bare_names("check=true") == 0
     printed = capsys.readouterr().out
     assert (
-        "saw: test clips without ground truth in their names; they get scores, but no figures."
+        "saw: test clips without ground truth in their names; they get scores, but no metrics."
         in printed
     )
     assert (
-        f"To have figures: DATA_DIR={tmp_path} preprocess/add_gt_info.sh own, and after training"
+        f"To have metrics: DATA_DIR={tmp_path} preprocess/add_gt_info.sh own, and after training"
         in printed
     )
 
@@ -297,7 +297,7 @@ def test_training_says_where_ground_truth_is_missing(run_on_bare_names, tmp_path
 @pytest.mark.slow
 def test_scores_without_ground_truth(run_on_bare_names, tmp_path, capsys):
     assert run_on_bare_names("+trainer.limit_train_batches=2") == 0
-    assert capsys.readouterr().out.count("To have figures: ") == 2  # before and after
+    assert capsys.readouterr().out.count("To have metrics: ") == 2  # before and after
     run = tmp_path / "results/own/na_1024_1"
     assert (run / "saw/infer/version_epoch1/epoch1_test_score.csv").is_file()
     assert not (run / "saw/infer/version_epoch1/epoch1_test_result.csv").exists()

@@ -89,7 +89,7 @@ def test_unknown_flags_are_empty_and_have_no_figures(tmp_path):
     assert scores[["is_normal", "is_target"]].isna().all(axis=None)
     assert scores[COLUMN].notna().all()
     assert not (run.version("pump", "epoch12") / "epoch12_test_result.csv").exists()
-    text = report(run, "epoch12", "epoch12", ["fan", "pump"])
+    text = report(run, "epoch12", ["fan", "pump"])
     assert "pump: test clips of unknown condition" in text
     assert text.count("fan") == 1
 
@@ -230,5 +230,5 @@ def test_checkpoint_of_another_network(tmp_path):
     whole[len(whole) // 2] ^= 1  # a number among millions, which torch itself would take
     (tmp_path / "c.ckpt").write_bytes(whole)
     for name in ("b.ckpt", "c.ckpt", "none.ckpt"):
-        with pytest.raises(InputError, match=rf"{name}: damaged or not a checkpoint"):
+        with pytest.raises(InputError, match=rf"{name}: corrupt or not a checkpoint"):
             load_extractor(extractor, tmp_path / name)
