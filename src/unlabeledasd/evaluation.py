@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
-from sklearn.preprocessing import normalize
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -23,7 +22,7 @@ from unlabeledasd.fast import accelerate
 from unlabeledasd.files import read_npz, write_csv, write_npz
 from unlabeledasd.results import csv_path, score_table, write_scores
 from unlabeledasd.runs.folder import Run
-from unlabeledasd.scoring import learned_arrays, restore
+from unlabeledasd.scoring import learned_arrays, restore, unit_rows
 from unlabeledasd.waveforms import to_float
 
 
@@ -117,5 +116,5 @@ def plane(paths: pd.Series, embeddings: np.ndarray) -> pd.DataFrame:
     """Columns path, x, y: unit-norm embeddings (N, D) in their plane of greatest variance."""
     xy = np.zeros((len(paths), 2))
     if min(embeddings.shape) > 2:
-        xy = PCA(2, svd_solver="full").fit_transform(normalize(embeddings))
+        xy = PCA(2, svd_solver="full").fit_transform(unit_rows(embeddings))
     return pd.DataFrame({"path": paths, "x": xy[:, 0].round(4), "y": xy[:, 1].round(4)})

@@ -33,7 +33,7 @@ from unlabeledasd.scoring import TargetKmeansCos
 
 # test_standardized has the others
 FILES = sorted(file.stem for file in (ROOT / "src/config/scorer").glob("*.yaml"))
-NAMES = [name for name in FILES if not name.startswith("standardized_")]
+NAMES = [name for name in FILES if not name.startswith(("standardized_", "beam"))]
 BEYOND = [name for name in NAMES if name != "target_kmeans_cos"]
 EPS = 1e-12
 
