@@ -54,7 +54,7 @@ class ClipCache:
         They are placed as waveforms.fit_length does, or tiled_window where `tiled`.
         """
         length = self.lengths[index]
-        span = length * (n_samples // length + 1) if tiled else length
+        span = length * -(-n_samples // length) if tiled else length
         first = (
             position * (span - n_samples + 1).clamp_min(0)
         ).long()  # in float64, on the CPU, as in NumPy

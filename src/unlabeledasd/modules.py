@@ -188,12 +188,13 @@ class AdaptationModule(DiscriminativeModule):
 
 
 class TripletModule(pl.LightningModule):
-    """Triplet loss on magnitude spectrograms of one machine (arXiv 2409.09332, section III-C).
+    """Triplet loss for pseudo-labels of one machine (arXiv 2409.09332, section III-C).
 
     Of a batch (waveforms (2 N, T), class (2 N,)) the first N clips x are of the machine, the others
-    are noise n. Anchor: x, or x + n with probability `noise_prob`. Positive: x + n', n' permuted.
-    Negative: half of the batch x stretched in time or frequency, half another clip of the machine;
-    with noise with probability `noise_prob`.
+    are noise n. All are magnitude spectrograms without their mean over time.
+    Anchor: x, or x + n with probability `noise_prob`. Positive: x + n', n' permuted. Negative: half
+    of the batch x stretched in time or frequency, half another clip of the machine; with the n of
+    the anchor added, by a decision and at an SNR of its own, so that noise distinguishes nothing.
     """
 
     def __init__(
@@ -225,11 +226,10 @@ class TripletModule(pl.LightningModule):
         self.generator = torch.Generator().manual_seed(self.seed * 100_003 + self.current_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        x, noise = self.extractor.stft(to_float(batch[0])).chunk(2)
-        # one pass: batch statistics are those of all three
-        triplet = torch.cat([*self.triplet(x, noise)])
-        anchor, positive, negative = self.extractor.encode(triplet).chunk(3)
-        loss = F.triplet_margin_loss(anchor, positive, negative, margin=self.margin)
+        x, noise = self.extractor.centered(self.extractor.stft(to_float(batch[0]))).chunk(2)
+        # three passes: each of the three is normalised by its own batch statistics
+        embeddings = [self.extractor.encoder(part) for part in self.triplet(x, noise)]
+        loss = F.triplet_margin_loss(*embeddings, margin=self.margin)
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(x))
         return loss
 
@@ -245,8 +245,7 @@ class TripletModule(pl.LightningModule):
             low, high = self.stretch_ratios[interval]
             ratio = low + (high - low) * torch.rand(1, generator=self.generator).item()
             negative[i] = stretch(x[i], ratio, axis)
-        negative = self.add_noise(negative, noise[self.permutation(size)], self.noise_prob)
-        return anchor, positive, negative
+        return anchor, positive, self.add_noise(negative, noise, self.noise_prob)
 
     def permutation(self, size: int) -> Tensor:
         return torch.randperm(size, generator=self.generator)

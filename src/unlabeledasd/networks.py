@@ -148,9 +148,11 @@ class StftBranch(nn.Module):
 
     def encode(self, stft: Tensor) -> Tensor:
         """(B, F, frames) -> (B, 128)."""
-        if self.time_mean_removed:
-            stft = stft - stft.mean(2, keepdim=True)
-        return self.encoder(stft)
+        return self.encoder(self.centered(stft))
+
+    def centered(self, stft: Tensor) -> Tensor:
+        """(B, F, frames) -> the same; without its mean over time if `time_mean_removed`."""
+        return stft - stft.mean(2, keepdim=True) if self.time_mean_removed else stft
 
 
 class MultiResolutionNet(nn.Module):

@@ -166,8 +166,8 @@ def fit_length(wave: np.ndarray, length: int, position: float = 0.0) -> np.ndarr
 
 
 def tiled_window(wave: np.ndarray, length: int, position: float = 0.0) -> np.ndarray:
-    """The window at `position` of a waveform (T,) that is repeated past `length`."""
-    return fit_length(np.tile(wave, length // len(wave) + 1), length, position)
+    """Repeat a waveform (T,) ceil(length / T) times, then take the window at `position`."""
+    return fit_length(np.tile(wave, -(-length // len(wave))), length, position)
 
 
 def to_float(wave: Tensor) -> Tensor:
