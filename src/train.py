@@ -78,7 +78,9 @@ def prepare(config: DictConfig) -> tuple:
     seed_initialisation(config.seed)
     module = build(config.model, n_classes=len(labels.classes))
     if not any(parameter.requires_grad for parameter in module.parameters()) and trains:
-        raise InputError(f"score_epochs={epochs}: nothing of this method is trained, allowed is [0]")
+        raise InputError(
+            f"score_epochs={epochs}: nothing of this method is trained, allowed is [0]"
+        )
     if trains:
         with naming_settings(config.model.optimizer):
             module.configure_optimizers()  # whose settings are checked only here

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
-from conftest import METHODS, SECONDS, compose
+from conftest import NETWORKS, SECONDS, compose
 from unlabeledasd.fast import FASTER, accelerate
 from unlabeledasd.fast.batch_norm import channel_statistics, pooled_statistics
 from unlabeledasd.fast.convolution import PART_BYTES, clips_at_once
@@ -71,7 +71,7 @@ def check_extractor(extractor_yaml: str) -> None:
         assert_equal(*pair(extractor), wave)
 
 
-@pytest.mark.parametrize("method", [*METHODS, "triplet"])
+@pytest.mark.parametrize("method", [*NETWORKS, "triplet"])
 def test_every_method_is_accelerated_to_equal_results(method):
     """The contract: equal names of parameters, outputs, gradients and running statistics."""
     settings = ["dataset=demo", f"dataset.clip_seconds={SECONDS}", "seed=1", "data_dir=data"]

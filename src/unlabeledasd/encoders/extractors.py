@@ -112,9 +112,12 @@ class FrozenBeats(Beats):
         self.embedding_size = self.n_bands * self.token_size
 
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
-        parts = [self.pooling(self.encode(part)) for part in wave.split(CLIPS_AT_ONCE)]
-        embedding = torch.cat(parts)
+        embedding = torch.cat([self.pool(self.encode(part)) for part in wave.split(CLIPS_AT_ONCE)])
         return embedding, list(embedding.unbind(1))
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, frames, bands, D) -> (B, bands, D)."""
+        return self.pooling(tokens)
 
 
 class LoraBeats(Beats):
@@ -137,15 +140,20 @@ class LoraBeats(Beats):
     ):
         super().__init__(weights, clip_seconds, sample_rate, hashes)
         add_lora(self.base, targets, rank, alpha, dropout)
+        self.base.train()  # it has no layers that differ but the dropout of LoRA
         self.pooling = AttentiveStatistics(self.token_size)
         self.linear = nn.Linear(2 * self.token_size, embedding_size)
         self.embedding_size = embedding_size
 
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
-        tokens = self.encode(wave).flatten(1, 2)
+        tokens = self.encode(wave)
         with torch.autocast(wave.device.type, enabled=False):
-            embedding = self.linear(self.pooling(tokens))
+            embedding = self.pool(tokens)
         return embedding, [embedding]
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, frames, bands, D) -> (B, embedding_size)."""
+        return self.linear(self.pooling(tokens.flatten(1, 2)))
 
 
 class Panns(PretrainedExtractor):

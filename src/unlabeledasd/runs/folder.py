@@ -15,7 +15,6 @@ from unlabeledasd.errors import InputError
 from unlabeledasd.files import file_hash, write_json
 from unlabeledasd.runs.locks import locked
 
-
 UNTRAINED = "untrained"  # the version of scores without any training
 
 

@@ -35,8 +35,9 @@ def fit(
     """Train until the last of `epochs`, resuming where the run stopped -> the trainer.
 
     epochs: counted from 1, ascending; their weights are kept, with `keep_all` those of every
-    epoch. [0] trains nothing and keeps the weights as they are. make_trainer: takes the arguments of pl.Trainer that are set here. runs_after: how many
-    runs follow, for the estimate of the time left. module: a LightningModule with `extractor`.
+    epoch. [0] trains nothing and keeps the weights as they are. make_trainer: takes the arguments
+    of pl.Trainer that are set here. runs_after: how many runs follow, for the estimate of the time
+    left. module: a LightningModule with `extractor`.
     """
     callbacks = [
         StopAtNonFiniteLoss(run),  # before anything is saved
