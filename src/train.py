@@ -77,7 +77,7 @@ def prepare(config: DictConfig) -> tuple:
         )
     seed_initialisation(config.seed)
     module = build(config.model, n_classes=len(labels.classes))
-    if not any(parameter.requires_grad for parameter in module.parameters()) and trains:
+    if trains and not any(parameter.requires_grad for parameter in module.parameters()):
         raise InputError(
             f"score_epochs={epochs}: nothing of this method is trained, allowed is [0]"
         )
