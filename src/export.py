@@ -57,7 +57,7 @@ def write_network(network, file: Path) -> list[dict[str, Any]]:
             temporary,
             input_names=["_".join(map(str, entry.values())) for entry in inputs],
             verbose=False,
-            output_names=["embedding"],
+            output_names=["clip_embedding"],
             dynamo=True,
             dynamic_shapes=(tuple({0: batch} for _ in inputs),),
             external_data=False,
