@@ -23,7 +23,7 @@ import statistics
 import time
 from pathlib import Path
 
-from measuring import MemoryPeak, child, clips, compose, options, rounds, show
+from measuring import MemoryPeak, child, clips, options, prepared, rounds, show
 
 BATCH = 64
 KEEP = {
@@ -31,16 +31,6 @@ KEEP = {
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
     "MALLOC_TOP_PAD_": "268435456",
 }
-
-
-def prepared(data_dir: Path, method: str, *overrides: str):
-    import train
-    from settings.session import quiet_lightning, use_hardware
-
-    quiet_lightning()
-    config = compose(data_dir, method, "score_epochs=[1]", "trainer.logger=false", *overrides)
-    use_hardware(config)
-    return config, *train.prepare(config)[2:]
 
 
 def train_worker(data_dir: Path, method: str, batches: str, *overrides: str) -> list[float]:

@@ -91,6 +91,7 @@ def prepare(config: DictConfig) -> tuple:
 def train(config: DictConfig, run: Run) -> None:
     """Do what the run lacks of: training, the scores of each kept epoch, their mean."""
     from unlabeledasd import evaluation, results
+    from unlabeledasd.cache import ClipCache
     from unlabeledasd.labels import Labels
     from unlabeledasd.runs.checkpoints import load_extractor
     from unlabeledasd.runs.training import fit
@@ -108,22 +109,28 @@ def train(config: DictConfig, run: Run) -> None:
     scorers = [build(node) for node in config.scorer.values()]
     make_trainer = partial(build, config.trainer, precision=config.precision)
     keep_all = config.keep_all_checkpoints
-    trainer = fit(run, make_trainer, module, data, epochs, keep_all, runs_after())
-    for epoch in epochs:
+    trainer = fit(run, make_trainer, module, data, epochs, keep_all, runs_after(), config.graph)
+    root, paths = Path(config.data.root), table.path.tolist()
+    device = trainer.strategy.root_device
+    waiting = [epoch for epoch in epochs if not run.scorers(version_name([epoch])).is_file()]
+    cache = None
+    if waiting and device.type != "cpu":
+        most = 1e9 * config.data.cache_gb
+        cache = ClipCache.read(root, paths, config.data.channel, device, most)
+    for epoch in waiting:
         version = version_name([epoch])
-        if not run.scorers(version).is_file():
-            extractor = load_extractor(module.extractor, run.require(run.checkpoint(epoch)))
-            embeddings = evaluation.embed(
-                extractor,
-                Path(config.data.root),
-                table.path.tolist(),
-                config.data.channel,
-                num_workers=config.data.num_workers,
-                device=trainer.strategy.root_device,
-                description=version,
-                precision=config.precision,
-            )
-            evaluation.score_machines(run, version, version, table, embeddings, scorers)
+        embeddings = evaluation.embed(
+            load_extractor(module.extractor, run.require(run.checkpoint(epoch))),
+            root,
+            paths,
+            config.data.channel,
+            num_workers=config.data.num_workers,
+            device=device,
+            description=version,
+            precision=config.precision,
+            cache=cache,
+        )
+        evaluation.score_machines(run, version, version, table, embeddings, scorers)
     version = version_name(epochs)
     if len(epochs) > 1:
         sources = [(version_name([epoch]), version_name([epoch])) for epoch in epochs]

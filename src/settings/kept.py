@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # What may differ between two calls that work on one run: it does not change what is computed.
 FREE_KEYS = {
-    *("data_dir", "results_dir", "run_dir", "label_dir", "check", "overwrite"),
+    *("data_dir", "results_dir", "run_dir", "label_dir", "check", "overwrite", "graph"),
     *("keep_all_checkpoints", "data.root", "data.num_workers", "data.cache_gb", "num_workers"),
     "model.extractor.weights",
     *("label.root", "label.folder", "label.command", "trainer.log_every_n_steps"),
@@ -149,7 +149,7 @@ def load_config(run: Run) -> DictConfig:
 
 
 def allowed_targets() -> set[str]:
-    """Every `_target_` in the yaml files of src/config, and of hydra.searchpath where Hydra runs."""
+    """Every `_target_` in the yaml files of src/config, and of hydra.searchpath under Hydra."""
     folders = {Path(CONFIG_PATH)}
     if HydraConfig.initialized():
         sources = HydraConfig.get().runtime.config_sources

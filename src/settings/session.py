@@ -27,7 +27,9 @@ def load_clips(
 
     root = Path(root)
     machines = [*dataset.machines.development, *dataset.machines.evaluation] or None
-    table = index_clips(root, machines, dataset.grammar, required)
+    notes: list[str] = []
+    table = index_clips(root, machines, dataset.grammar, required, notes)
+    print(*notes, sep="\n", end="\n" * bool(notes))
     check_clips(root, table.path.tolist(), dataset.sample_rate, dataset.channel)
     print(summary(table))
     return table

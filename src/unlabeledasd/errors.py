@@ -1,6 +1,7 @@
 """Errors that a user can fix: commands print them in one line, without a traceback."""
 
 import math
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -9,9 +10,17 @@ from contextlib import contextmanager
 class InputError(ValueError):
     """A file or setting that cannot be used; the message names it, its value, what is allowed."""
 
+    def __init__(self, message: object):
+        super().__init__(printable(message))
+
 
 class RunLocked(RuntimeError):
     """Another process works on this run folder."""
+
+
+def printable(text: object) -> str:
+    """`text` with every byte of a file name that is no UTF-8 as \\xNN."""
+    return re.sub("[\udc80-\udcff]", lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", str(text))
 
 
 def check_range(
@@ -27,12 +36,13 @@ def check_range(
 @contextmanager
 def one_line_errors(*others: type[Exception]) -> Iterator[None]:
     """InputError and the `others` are printed in one line and exit 1; RunLocked exits 3."""
+    caught: tuple[type[Exception], ...] = (InputError, *others)
     try:
         yield
     except RunLocked as error:
         print(error, file=sys.stderr)
         sys.exit(3)
-    except (InputError, *others) as error:
+    except caught as error:
         print("error:", one_line(error), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from unlabeledasd.augment import exchange_features, mix_at_snr, mixup, stretch
 from unlabeledasd.errors import check_range
+from unlabeledasd.fast.graph import GraphedExtractor
 from unlabeledasd.networks import BRANCH_SIZE, MultiResolutionNet, TripletNet
 from unlabeledasd.waveforms import to_float
 
@@ -47,6 +48,7 @@ class DiscriminativeModule(pl.LightningModule):
         check_range("mixup_prob", mixup_prob, 0, 1)
         self.n_classes = n_classes
         self.extractor = extractor
+        self.graphed: GraphedExtractor | None = None  # on a GPU, how training calls it
         self.loss = loss(embedding_size=extractor.embedding_size, n_classes=n_classes)
         self.make_optimizer = optimizer
         self.mixup_prob = mixup_prob
@@ -65,7 +67,7 @@ class DiscriminativeModule(pl.LightningModule):
         classes = torch.arange(self.n_classes, device=labels.device)
         soft_labels = (labels[:, None] == classes).float()  # F.one_hot would wait for a GPU
         wave, soft_labels = mixup(to_float(wave), soft_labels, self.mixup_prob, self.generator)
-        embedding, branches = self.extractor(wave)
+        embedding, branches = (self.graphed or self.extractor)(wave)
         with torch.autocast(wave.device.type, enabled=False):
             losses = self.losses(embedding, branches, soft_labels)
         total = torch.stack([*losses.values()]).sum()
@@ -228,8 +230,8 @@ class TripletModule(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         x, noise = self.extractor.centered(self.extractor.stft(to_float(batch[0]))).chunk(2)
         # three passes: each of the three is normalised by its own batch statistics
-        embeddings = [self.extractor.encoder(part) for part in self.triplet(x, noise)]
-        loss = F.triplet_margin_loss(*embeddings, margin=self.margin)
+        anchor, positive, negative = map(self.extractor.encoder, self.triplet(x, noise))
+        loss = F.triplet_margin_loss(anchor, positive, negative, margin=self.margin)
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(x))
         return loss
 

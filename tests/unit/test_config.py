@@ -43,7 +43,7 @@ def test_every_other_file(group, name):
     plus = "+" if group == "embedder" else ""  # training takes none
     choice = f"{plus}{group}{package}={name}"
     of_encoders = {"untrained": "spectral_logmel", "adaptation": "beats_lora"}
-    # otherwise the method that sets the least beside its model
+    # otherwise the method that sets the least besides its model
     method = of_encoders.get(name, "featex_0256_4096")
     check_config(compose("train", [*settings("demo", method), choice]))
 
@@ -197,9 +197,9 @@ TRIPLET = ["dataset=demo", "machine=gearbox", *SET]
     ],
 )
 def test_several_devices_are_refused(entry, given, override):
-    told = override.lstrip("+").partition("=")[0]
+    setting = override.lstrip("+").partition("=")[0]
     with pytest.raises(
-        InputError, match=rf"^{told}=.+: a run is for one device, since .+ \(docs/cluster\.md\)$"
+        InputError, match=rf"^{setting}=.+: a run is for one device, since .+ \(docs/cluster\.md\)$"
     ):
         check_config(compose(entry, [*given, override]))
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from unlabeledasd.errors import InputError
 from unlabeledasd.fast import accelerate
+from unlabeledasd.fast.graph import GraphedExtractor
 from unlabeledasd.files import replacing, write_json
 from unlabeledasd.runs.checkpoints import is_intact, resume_point
 from unlabeledasd.runs.environment import write_environment
@@ -31,6 +32,7 @@ def fit(
     epochs: Sequence[int],
     keep_all: bool = False,
     runs_after: int = 0,
+    graph: bool = False,
 ) -> pl.Trainer:
     """Train until the last of `epochs`, resuming where the run stopped -> the trainer.
 
@@ -38,7 +40,10 @@ def fit(
     epoch. [0] trains nothing and keeps the weights as they are. make_trainer: takes the arguments
     of pl.Trainer that are set here. runs_after: how many runs follow, for the estimate of the time
     left. module: a LightningModule with `extractor`.
+    graph: of a modules.DiscriminativeModule on a GPU, see fast.graph.GraphedExtractor.
     """
+    if not isinstance(graph, bool):
+        raise InputError(f"graph={graph}: allowed are true and false")
     callbacks = [
         StopAtNonFiniteLoss(run),  # before anything is saved
         KeepEpochs(run, range(1, epochs[-1] + 1) if keep_all else epochs),
@@ -59,7 +64,10 @@ def fit(
             print(f"warning: {file}: corrupt, training this epoch again", file=sys.stderr)
     if lacking:
         write_environment(run, trainer)
-        accelerate(module.extractor, trainer.strategy.root_device)
+        device = trainer.strategy.root_device
+        accelerate(module.extractor, device)
+        if graph and device.type == "cuda":
+            module.graphed = GraphedExtractor(module.extractor)
         resume = resume_point(run, lacking[0])
         try:
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)
