@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -179,7 +180,7 @@ class AdaptationModule(DiscriminativeModule):
         check_range("warmup_steps", warmup_steps, 0)
         self.warmup_steps = warmup_steps
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[dict]]:
+    def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.parameters())
 
         def share(step: int) -> float:  # of the learning rate

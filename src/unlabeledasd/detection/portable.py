@@ -42,7 +42,11 @@ def stft_magnitude(wave: np.ndarray, n_fft: int, first_bin: int, n_bins: int) ->
     return np.abs(bins / np.sqrt((window**2).sum())).swapaxes(1, 2)
 
 
-FRONT_ENDS = {"wave": lambda wave: wave, "spectrum": spectrum_magnitude, "stft": stft_magnitude}
+FRONT_ENDS: dict[str, Callable[..., np.ndarray]] = {
+    "wave": lambda wave: wave,
+    "spectrum": spectrum_magnitude,
+    "stft": stft_magnitude,
+}
 
 
 def graph_inputs(wave: np.ndarray, inputs: list[dict]) -> list[np.ndarray]:
