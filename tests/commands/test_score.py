@@ -124,7 +124,8 @@ def test_formats_say_the_same(run, data_dir):
     assert text.rstrip().endswith(str(clip))
     lines = call(score, run.folder, clip, "--format", "csv").stdout
     assert lines.splitlines()[0].split(",") == list(verdict)
-    assert lines.splitlines()[1].split(",") == [str(value) for value in verdict.values()]
+    values = ["" if value is None else str(value) for value in verdict.values()]
+    assert lines.splitlines()[1].split(",") == values
 
 
 def test_runs_without_the_data(run, data_dir, tmp_path):
@@ -186,7 +187,11 @@ def test_links_and_equal_names(run, tmp_path):
     curves = sorted(
         p.relative_to(tmp_path / "curves").as_posix() for p in (tmp_path / "curves").rglob("*.csv")
     )
-    assert curves == ["fan/monday/fan_a.csv", "fan/tuesday/fan_a.csv", "pump/pump_a.csv"]
+    assert curves == [
+        "fan/monday/fan_a.wav.csv",
+        "fan/tuesday/fan_a.wav.csv",
+        "pump/pump_a.wav.csv",
+    ]
 
 
 def test_channels(run, tmp_path):
@@ -249,7 +254,7 @@ def test_long_recording(run, tmp_path):
     soundfile.write(tmp_path / "long.wav", wave, RATE)
     arguments = (run.folder, tmp_path / "long.wav", "--machine", "fan", "--hop", "2")
     (verdict,) = verdicts(*arguments, "--curves", tmp_path / "curves", "--pictures")
-    curve = pd.read_csv(tmp_path / "curves/fan_long.csv")
+    curve = pd.read_csv(tmp_path / "curves/fan_long.wav.csv")
     assert curve.start_s.tolist() == [*np.arange(0, 15, 2), 20 - SECONDS]
     assert verdict["windows"] == 9
     assert verdict["score"] == pytest.approx(curve.score.mean())
@@ -258,7 +263,7 @@ def test_long_recording(run, tmp_path):
     soundfile.write(tmp_path / "part.wav", wave[: round(SECONDS * RATE)], RATE)
     (part,) = verdicts(run.folder, tmp_path / "part.wav", "--machine", "fan")
     assert part["score"] == pytest.approx(curve.score[0], abs=1e-6)
-    assert (tmp_path / "curves/fan_long.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "curves/fan_long.wav.png").read_bytes().startswith(b"\x89PNG")
     assert "of 9 windows above" in call(score, *arguments).stdout
 
 
@@ -268,7 +273,8 @@ def test_long_recording(run, tmp_path):
         (["{run}", "{tmp}/nowhere.wav"], "nowhere.wav: no such recording or folder"),
         (
             ["{run}", "{tmp}/a.wav"],
-            "a.wav: no folder of it is named as a machine; --machine takes fan pump",
+            "a.wav: no folder of it is named as a machine, from {tmp}/a.wav downwards; "
+            "--machine takes fan pump",
         ),
         (
             ["{run}", "{tmp}/a.wav", "--machine", "valve"],
@@ -313,7 +319,7 @@ def test_what_cannot_be_scored_is_told_in_one_line(run, tmp_path, arguments, mes
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stderr.startswith("error: ")
-    assert message in done.stderr
+    assert message.format(tmp=tmp_path) in done.stderr
     assert done.stdout == ""
 
 
