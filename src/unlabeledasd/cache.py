@@ -59,13 +59,10 @@ class ClipCache:
         """
         length = self.lengths[index]
         span = length * -(-n_samples // length) if tiled else length
-        first = (
-            position * (span - n_samples + 1).clamp_min(0)
-        ).long()  # in float64, on the CPU, as in NumPy
-        places = torch.stack([self.starts[index], first, length]).to(
-            self.samples.device, non_blocking=True
-        )
-        start, first, length = places[:, :, None]
+        # in float64 on the CPU, as NumPy computes it
+        first = (position * (span - n_samples + 1).clamp_min(0)).long()
+        places = torch.stack([self.starts[index], first, length])
+        start, first, length = places.to(self.samples.device, non_blocking=True)[:, :, None]
         steps = torch.arange(n_samples, device=self.samples.device)
         return self.samples[start + (first + steps) % length]
 
