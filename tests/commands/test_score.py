@@ -583,7 +583,7 @@ def test_card(run, exported):
 
 def test_any_batch_size(exported):
     card = json.loads((exported / "card.json").read_text())
-    extract = portable.onnx_extractor(exported / "epoch2.onnx", card["stfts"])
+    extract = portable.onnx_extractor(exported / "epoch2.onnx", card["inputs"])
     waves = (
         np.random.default_rng(0).standard_normal((5, card["n_samples"])).astype(np.float32) * 0.1
     )
@@ -597,13 +597,13 @@ def test_time_mean_is_removed_in_the_graph(tmp_path):
     pytest.importorskip("onnxscript", reason="the export requirements are not installed")
     torch.manual_seed(0)
     network = MultiResolutionNet([1024], clip_seconds=SECONDS, time_mean_removed=[1024]).eval()
-    stfts = export.write_network(network, tmp_path / "a.onnx")
+    inputs = export.write_network(network, tmp_path / "a.onnx")
     waves = (
         np.random.default_rng(0).standard_normal((2, network.n_samples)).astype(np.float32) * 0.1
     )
     with torch.inference_mode():
         expected = network(torch.from_numpy(waves))[0].numpy()
-    found = portable.onnx_extractor(tmp_path / "a.onnx", stfts)(waves)
+    found = portable.onnx_extractor(tmp_path / "a.onnx", inputs)(waves)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 
