@@ -24,7 +24,7 @@ from settings.kept import build_kept
 from unlabeledasd.decisions import THRESHOLDS
 from unlabeledasd.detection.detector import Detector
 from unlabeledasd.detection.loading import load_detector, load_networks, open_run
-from unlabeledasd.detection.portable import ARRAYS, CARD, network_file, spectra
+from unlabeledasd.detection.portable import ARRAYS, CARD, graph_inputs, network_file
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.files import replacing, write_json, write_npz
 from unlabeledasd.results import find_csv, read_metrics
@@ -38,53 +38,78 @@ LICENCE = (
 )
 
 
-def write_network(network, file: Path) -> list[dict[str, int]]:
+def write_network(network, file: Path) -> list[dict[str, Any]]:
     """Write an extractor without its spectra as ONNX, for any batch size.
 
-    Returns the settings of portable.stft_magnitude for its inputs.
+    Returns what portable.graph_inputs computes for it.
     """
     import torch
-    from torch import nn
 
-    class FromSpectra(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.network = network
-
-        def forward(self, spectrum, *stfts):
-            branches = [
-                branch.encode(stft) for branch, stft in zip(self.network.stfts, stfts, strict=True)
-            ]
-            return torch.cat([self.network.spectrum(spectrum), *branches], dim=1)
-
-    stfts = [
-        {"n_fft": int(b.stft.n_fft), "first_bin": int(b.stft.first), "n_bins": int(b.stft.n_bins)}
-        for b in network.stfts
-    ]
-    example = [
-        torch.from_numpy(x) for x in spectra(np.zeros((2, network.n_samples), np.float32), stfts)
-    ]
-    names = ["spectrum", *(f"stft_{stft['n_fft']}" for stft in stfts)]
+    graph, inputs = graph_of(network)
+    zeros = np.zeros((2, network.n_samples), np.float32)
+    example = [torch.from_numpy(x) for x in graph_inputs(zeros, inputs)]
     batch = torch.export.Dim("batch")
-    shapes = ({0: batch}, tuple({0: batch} for _ in stfts))
     with replacing(file) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         torch.onnx.export(
-            FromSpectra().eval(),
+            graph.eval(),
             tuple(example),
             temporary,
-            input_names=names,
+            input_names=["_".join(map(str, entry.values())) for entry in inputs],
             verbose=False,
-            output_names=["embedding"],
+            output_names=["clip_embedding"],
             dynamo=True,
-            dynamic_shapes=shapes,
+            dynamic_shapes=(tuple({0: batch} for _ in inputs),),
             external_data=False,
         )
-    return stfts
+    return inputs
+
+
+def graph_of(network) -> tuple[Any, list[dict[str, Any]]]:
+    """(the module that becomes the graph, its inputs as portable.graph_inputs takes them)."""
+    import torch
+    from torch import nn
+
+    from unlabeledasd.encoders.extractors import FrozenBeats, LoraBeats
+    from unlabeledasd.encoders.spectral import SpectralEmbedding
+    from unlabeledasd.networks import MultiResolutionNet
+
+    class Graph(nn.Module):
+        def __init__(self, embed):
+            super().__init__()
+            self.network, self.embed = network, embed
+
+        def forward(self, *inputs):
+            return self.embed(*inputs)
+
+    def stft_input(stft) -> dict[str, Any]:
+        sizes = {"n_fft": stft.n_fft, "first_bin": stft.first, "n_bins": stft.n_bins}
+        return {"kind": "stft", **{name: int(size) for name, size in sizes.items()}}
+
+    def of_branches(spectrum, *stfts):
+        pairs = zip(network.stfts, stfts, strict=True)
+        branches = [branch.encode(stft) for branch, stft in pairs]
+        return torch.cat([network.spectrum(spectrum), *branches], dim=1)
+
+    def of_tokens(wave):
+        tokens = network.base.encode(network.base.fbank(wave))
+        return network.pool(tokens)
+
+    if isinstance(network, MultiResolutionNet):
+        stfts = [stft_input(branch.stft) for branch in network.stfts]
+        return Graph(of_branches), [{"kind": "spectrum"}, *stfts]
+    if isinstance(network, SpectralEmbedding):
+        return Graph(lambda stft: network.embed(stft)[0]), [stft_input(network.stft)]
+    if isinstance(network, (FrozenBeats, LoraBeats)):
+        return Graph(of_tokens), [{"kind": "wave"}]
+    raise InputError(
+        f"extractor {type(network).__name__}: not exported; exported are the networks of the "
+        "paper, spectral embeddings and BEATs"
+    )
 
 
 def make_card(
-    run: Run, config: dict, detector: Detector, stfts: list[dict[str, int]]
+    run: Run, config: dict, detector: Detector, inputs: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """What an exported folder says about itself."""
     version = version_name(config["score_epochs"])
@@ -105,7 +130,7 @@ def make_card(
         "sample_rate": detector.sample_rate,
         "n_samples": detector.n_samples,
         "channel": detector.channel,
-        "stfts": stfts,
+        "inputs": inputs,
         "scorer": next(iter(config["scorer"].values())),
     }
 
@@ -139,9 +164,7 @@ def export(folder: Path, out: Path) -> None:
 def write_checked(folder: Path, out: Path) -> str:
     """Write all files of an export and compare its scores with the run's -> a summary."""
     run, config = open_run(folder)
-    epochs, target = config["score_epochs"], config["model"]["extractor"]["_target_"]
-    if not target.endswith(".MultiResolutionNet"):
-        raise InputError(f"{folder}: extractor {target}; only MultiResolutionNet is exported")
+    epochs = config["score_epochs"]
     detector = load_detector(folder, build=build_kept)
     arrays = {f"held_out/{name}": machine.held_out for name, machine in detector.machines.items()}
     for name, machine in detector.machines.items():
@@ -153,8 +176,8 @@ def write_checked(folder: Path, out: Path) -> str:
         load_networks(run, config, build_kept), total=len(epochs), desc="exporting", unit="network"
     )
     for epoch, network in zip(epochs, networks, strict=True):
-        stfts = write_network(network, network_file(out, epoch))
-    write_json(out / CARD, make_card(run, config, detector, stfts))
+        inputs = write_network(network, network_file(out, epoch))
+    write_json(out / CARD, make_card(run, config, detector, inputs))
     # ONNX computes in float32, so it is compared with float32
     original = load_detector(folder, "32-true", build_kept)
     worst = greatest_difference(original, load_detector(out, build=build_kept))
@@ -168,13 +191,17 @@ def write_checked(folder: Path, out: Path) -> str:
 
 
 def greatest_difference(one: Detector, other: Detector) -> float:
-    """Between the scores of noise, loud and quiet, in a batch of 3 (exported with one of 2)."""
+    """Between the scores of noise, loud and quiet, in a batch of 3 (exported with one of 2).
+
+    Relative to the score where that is above 1.
+    """
     noise = np.random.default_rng(0).standard_normal((3, one.n_samples)).astype(np.float32)
     waves = noise * np.float32([[0.3], [0.01], [0.0003]])
-    return max(
-        np.abs(one.score_windows(waves, name) - other.score_windows(waves, name)).max()
-        for name in one.machines
-    )
+    differences = []
+    for name in one.machines:
+        scores, others = (detector.score_windows(waves, name) for detector in (one, other))
+        differences.append((np.abs(scores - others) / np.maximum(np.abs(scores), 1)).max())
+    return max(differences)
 
 
 def main(arguments: list[str] | None = None) -> None:

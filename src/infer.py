@@ -21,7 +21,7 @@ from settings.kept import load_config, trained_extractor
 from settings.session import load_clips, pick_device, quiet_lightning
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
-from unlabeledasd.runs.folder import Run, version_name
+from unlabeledasd.runs.folder import UNTRAINED, Run, version_name
 
 
 @hydra.main(config_path=CONFIG_PATH, config_name="infer", version_base="1.3")
@@ -50,8 +50,10 @@ def infer(config: DictConfig, run: Run) -> None:
     name = str(config.name)
     record = run.all / "infer" / f"{name}.yaml"
     text = OmegaConf.to_yaml(config, resolve=True)
-    if "/" in name or name.startswith("epoch"):
-        raise InputError(f"name={name}: a plain folder name that does not begin with 'epoch'")
+    if "/" in name or name.startswith("epoch") or name == UNTRAINED:
+        raise InputError(
+            f"name={name}: a plain folder name, not {UNTRAINED}, that does not begin with 'epoch'"
+        )
     if record.is_file() and record.read_text(encoding="utf-8") != text:
         raise InputError(
             f"name={name}: {record} has other settings under this name; choose another name"
@@ -75,7 +77,7 @@ def infer(config: DictConfig, run: Run) -> None:
             dataset.channel,
             device=device,
             num_workers=config.num_workers,
-            description=f"epoch {epoch}",
+            description=stem,
             precision=precision,
         )
         stored = run.scorers(stem)

@@ -1,18 +1,23 @@
 """Score new recordings with a finished run, or with what src/export.py made of one.
 
   python src/score.py RUN recording.wav --machine gearbox
-  python src/score.py RUN FOLDER                      every recording below it; the machine is told by folder names
-  python src/score.py RUN FOLDER --watch              and then those that come, until Ctrl-C
-  python src/score.py RUN hour.wav --machine fan --curves FOLDER --pictures       the score over time
-  python src/score.py RUN FOLDER --format csv > scores.csv                        or jsonl
-  python src/score.py RUN FOLDER --normal NORMAL_FOLDER       thresholds from normal recordings of your own
+  python src/score.py RUN FOLDER              every recording below it, of the machine of its folder
+  python src/score.py RUN FOLDER --watch      then also those that come, until Ctrl-C
+  python src/score.py RUN hour.wav --machine fan --curves FOLDER --pictures   the score over time
+  python src/score.py RUN FOLDER --format csv > scores.csv                    or jsonl
+  python src/score.py RUN FOLDER --normal NORMALS    thresholds from your own normal recordings
 
-Any sample rate, length and number of channels; wav, flac, ogg, mp3, aiff. A recording up to the length that the run
-was trained on is scored as src/infer.py scores it. A longer one is cut into windows, and its score is their mean.
-The percentile is among the scores of training clips held out from the scorer, and the decision is anomaly above their
-threshold, as the challenge has it. The network has seen these clips, so new normal clips score higher than they do,
-and where there were few of them alarms are far more frequent than the quantile says: give normal recordings that were
-not trained on by --normal, 30 or more of a machine, and percentile and threshold are taken from those.
+Recordings are wav, flac, ogg, mp3, aiff, au, caf or w64, of any sample rate, length and number of
+channels (docs/recordings.md). The nearest folder that is named as a machine decides, from FOLDER on
+downwards. A recording that cannot be scored is reported, the others are scored, and the exit status
+is 1.
+
+A recording up to the length that the run was trained on is scored as src/infer.py scores it. A
+longer one is cut into windows; its score is their mean. The percentile is among the scores of
+training clips held out from the scorer, and the decision is anomaly above their threshold, as in
+the challenge. The network has seen these clips, so new normal clips score higher, and where there
+were few of them alarms are far more frequent than the quantile says. So give 30 or more normal
+recordings of a machine, which were not trained on, by --normal.
 """
 
 import argparse
@@ -21,143 +26,151 @@ import io
 import json
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from math import isnan, nan
 from pathlib import Path
+from typing import NoReturn, TextIO
 
 import numpy as np
 from tqdm import tqdm
 
+from reporting.curves import curve_file, write_curve
+from unlabeledasd.clips import composed
 from unlabeledasd.decisions import THRESHOLDS
-from unlabeledasd.detection.recordings import SUFFIXES, audio_files
-from unlabeledasd.errors import InputError, one_line_errors
+from unlabeledasd.detection.inbox import (
+    SUFFIXES,
+    Copies,
+    Inbox,
+    Recording,
+    look,
+    machine_of,
+    settled,
+)
+from unlabeledasd.errors import InputError, one_line, one_line_errors, printable
+from unlabeledasd.folders import Found
 
 FIELDS = (
-    "clip",
-    "machine",
-    "score",
-    "percentile",
-    "threshold",
-    "decision",
-    "windows",
-    "windows_above",
-    "worst_start_s",
+    *("clip", "machine", "score", "percentile", "threshold", "decision"),
+    *("windows", "windows_above", "worst_start_s", "note"),
 )
-POLL_SECONDS = 0.5
 
 
-def machine_of(path: Path, machines: list[str]) -> str:
-    """The machine a recording is of: the nearest folder that has a machine's name, or the only machine there is."""
-    places = (Path(os.path.abspath(path)), path.resolve())  # noqa: PTH100  as it is called, then where links lead
-    named = [part for place in places for part in reversed(place.parts[:-1]) if part in machines]
-    if not named and len(machines) > 1:
-        raise InputError(
-            f"{path}: no folder of it is named as a machine; --machine takes {' '.join(machines)}"
-        )
-    return (named or machines)[0]
+class Tally:
+    """How many recordings were scored, how many could not be, and which came before."""
+
+    def __init__(self) -> None:
+        self.scored, self.failed, self.copies = 0, 0, Copies()
+
+    def fail(self, error: object) -> None:
+        self.failed += 1
+        print_beside_bar(f"error: {error}", sys.stderr)
+
+    def summary(self, inbox: Inbox) -> str:
+        """One line on a batch; empty where nothing has to be said."""
+        parts = []
+        if self.scored + self.failed > 1:
+            parts.append(f"{self.scored} recordings scored")
+            parts += [f"{self.failed} could not be"] * bool(self.failed)
+        parts += [f"left out: {inbox.left_out}"] * bool(inbox.left_out.counts)
+        return "; ".join(parts)
 
 
-def settled(folder: Path, seconds: float) -> Iterator[Path]:
-    """The recordings below `folder`, and those that come, forever: each as soon as its size and time have not changed
-    for `seconds`, so that one still being written is not read half. A file that changes later comes again."""
-    seen: dict[Path, list] = {}  # size and time, since when, whether it was given out
-    while True:
-        for path in audio_files(folder):
-            try:
-                status = path.stat()
-            except OSError:  # taken away in between
-                continue
-            state, now = (status.st_size, status.st_mtime_ns), time.monotonic()
-            if path not in seen or seen[path][0] != state:
-                seen[path] = [state, now, status.st_size == 0]  # an empty file will change
-            elif not seen[path][2] and now - seen[path][1] >= seconds:
-                seen[path][2] = True
-                yield path
-        time.sleep(POLL_SECONDS)
+def print_beside_bar(line: str, file: TextIO) -> None:
+    tqdm.write(printable(line), file=file)
+    file.flush()
 
 
-def refer_to(detector, recordings: list[Path], options: argparse.Namespace) -> None:
-    """Put the scores of normal recordings in place of those of the held-out training clips, machine by machine."""
+def refer_to(detector, inbox: Inbox, tally: Tally, options: argparse.Namespace) -> None:
+    """Replace the scores of the held-out training clips by those of normal recordings."""
     scores: dict[str, list[float]] = {}
-    for path in tqdm(recordings, desc="normal", unit="clip", leave=False, disable=None):
-        machine = options.machine or machine_of(path, list(detector.machines))
-        scores.setdefault(machine, []).append(
-            detector.score_file(path, machine, options.hop, options.channel)
-        )
+    for error in inbox.unreadable:
+        tally.fail(error)
+    for recording in tqdm(inbox.recordings, desc="normal", leave=False, disable=None):
+        with reported(tally, recording.path):
+            machine = find_machine(detector, recording, options)
+            score = detector.score_file(recording.path, machine, options.hop, options.channel)
+            scores.setdefault(machine, []).append(score)
     if not scores:
         raise InputError(f"--normal {options.normal}: no recording in it ({' '.join(SUFFIXES)})")
     for machine, values in scores.items():
         detector.machines[machine] = replace(detector.machines[machine], held_out=np.array(values))
 
 
-def judge(detector, path: Path, options: argparse.Namespace) -> dict:
-    """What is printed about a recording, FIELDS; writes its curve if asked to."""
-    machine = options.machine or machine_of(path, list(detector.machines))
+def find_machine(detector, recording: Recording, options: argparse.Namespace) -> str:
+    """The machine of a recording: as --machine says, or its folder."""
+    machines = list(detector.machines)
+    machine = options.machine or machine_of(recording, machines)
+    if machine is None:
+        raise InputError(
+            f"{recording.path}: no folder of it is named as a machine, from {recording.argument} "
+            f"downwards; --machine takes {' '.join(machines)}"
+        )
+    return machine
+
+
+@contextmanager
+def reported(tally: Tally, path: Path) -> Iterator[None]:
+    """Whatever happens with one recording is reported, so that the others are scored."""
+    try:
+        yield
+    except BrokenPipeError:  # nobody reads what is printed
+        raise
+    except InputError as error:
+        tally.fail(error)
+    except Exception as error:  # one file must not end a batch, or a watch that runs for months
+        tally.fail(f"{path}: cannot be scored ({type(error).__name__}: {one_line(error)})")
+
+
+def score(detector, recording: Recording, tally: Tally, options: argparse.Namespace) -> None:
+    """Print the score of a recording and its notes; write its curve if --curves says so."""
+    path = recording.path
+    machine = find_machine(detector, recording, options)
+    copied = tally.copies.earlier(path) if path.is_file() else None
     curve = detector.curve_file(path, machine, options.hop, options.channel)
+    notes = curve.attrs["notes"] + [f"the same recording as {copied}"] * bool(copied)
     threshold = detector.threshold(machine, options.threshold, options.quantile)
     above, worst = curve.score > threshold, curve.loc[curve.score.idxmax()]
-    score = float(curve.score.mean())
-    decision = None if isnan(threshold) else "anomaly" if score > threshold else "normal"
-    if options.curves:
-        write_curve(curve_file(path, machine, options), curve, threshold, options.pictures)
-    percent = float(detector.percentile(machine, score))
+    mean = float(curve.score.mean())
     values = [
-        str(path),
+        printable(path),
         machine,
-        score,
-        percent,
+        mean,
+        float(detector.percentile(machine, mean)),
         threshold,
-        decision,
+        None if isnan(threshold) else "anomaly" if mean > threshold else "normal",
         len(curve),
         int(above.sum()),
         worst.start_s,
+        printable("; ".join(notes)) or None,
     ]
-    return {
+    result = {
         name: None if isinstance(value, float) and isnan(value) else value
         for name, value in zip(FIELDS, values, strict=True)
     }
+    print_beside_bar(as_line(result, options.format), sys.stdout)
+    tally.scored += 1
+    for note in notes:
+        print_beside_bar(f"note: {path}: {note}", sys.stderr)
+    if options.curves:
+        file = curve_file(options.curves, options.recordings, path, machine)
+        write_curve(file, curve, threshold, options.pictures)
 
 
-def curve_file(path: Path, machine: str, options: argparse.Namespace) -> Path:
-    """In subfolders like those that the recordings lie in, so that equal names in two of them stay apart."""
-    folders = [given if given.is_dir() else given.parent for given in options.recordings]
-    tops = [os.path.abspath(folder) for folder in folders]  # noqa: PTH100
-    place = Path(os.path.relpath(path, os.path.commonpath(tops)))
-    return options.curves / place.with_name(f"{machine}_{path.stem}.csv")
-
-
-def write_curve(file: Path, curve, threshold: float, picture: bool) -> None:
-    from unlabeledasd.files import replacing, write_csv
-
-    write_csv(file, curve)
-    if picture:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(9, 3), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        axes.plot(curve.start_s, curve.score, marker=".")
-        axes.axhline(threshold, color="tab:red", linestyle="--", label="threshold")
-        axes.set(title=file.stem, xlabel="start of the window in s", ylabel="anomaly score")
-        axes.legend(loc="upper right")
-        with replacing(file.with_suffix(".png")) as temporary:
-            figure.savefig(temporary, format="png", dpi=100)
-
-
-def as_line(verdict: dict, form: str) -> str:
+def as_line(result: dict, form: str) -> str:
     if form == "jsonl":
-        return json.dumps(verdict, ensure_ascii=False)
+        return json.dumps(result, ensure_ascii=False)
     if form == "csv":
-        return csv_line(verdict.values())
-    percent = "?" if verdict["percentile"] is None else f"{verdict['percentile']:.0f}"
-    text = f"{verdict['score']:.4f}  {percent:>3} %  {verdict['decision'] or '?':7}  {verdict['machine']}"
-    if verdict["windows"] > 1:
-        text += f"  {verdict['windows_above']} of {verdict['windows']} windows above {verdict['threshold'] or nan:.4f}"
-        text += f", the highest at {verdict['worst_start_s']:.0f} s"
-    return f"{text}  {verdict['clip']}"
+        return csv_line(result.values())
+    percent = "?" if result["percentile"] is None else f"{result['percentile']:.0f}"
+    decision = result["decision"] or "?"
+    text = f"{result['score']:.4f}  {percent:>3} %  {decision:7}  {result['machine']}"
+    if result["windows"] > 1:
+        threshold = nan if result["threshold"] is None else result["threshold"]
+        text += f"  {result['windows_above']} of {result['windows']} windows above {threshold:.4f}"
+        text += f", the highest at {result['worst_start_s']:.0f} s"
+    return f"{text}  " + result["clip"].replace("\n", "\\n")
 
 
 def csv_line(values: Iterable) -> str:
@@ -214,10 +227,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print a line per recording; 1 if one could not be scored."""
-    for path in options.recordings:
-        if not path.exists():
-            raise InputError(f"{path}: no such recording or folder")
+    """Print a line for each recording; 1 if one could not be scored."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files in whatever encoding it has
+            stream.reconfigure(errors="backslashreplace")
     if options.watch and not (len(options.recordings) == 1 and options.recordings[0].is_dir()):
         raise InputError(f"--watch: one folder, not {' '.join(map(str, options.recordings))}")
     if not 0 < options.quantile < 1:
@@ -226,10 +239,8 @@ def run(options: argparse.Namespace) -> int:
     from unlabeledasd.detection.loading import load_detector
 
     detector = load_detector(options.run, build=build_kept)
-    if options.machine and options.machine not in detector.machines:
-        raise InputError(
-            f"--machine {options.machine}: unknown; the run has {' '.join(detector.machines)}"
-        )
+    if options.machine:
+        options.machine = known_machine(options.machine, list(detector.machines))
     if (
         options.hop is not None
         and not 0 < round(options.hop * detector.sample_rate) <= detector.n_samples
@@ -238,36 +249,66 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             f"--hop {options.hop}: more than 0 and at most {window:g} s, the length of a window"
         )
+    tally = Tally()
+    for path in options.recordings:
+        if not os.path.lexists(path):
+            tally.fail(f"{path}: no such recording or folder")
+    options.recordings = [path for path in options.recordings if os.path.lexists(path)]
     if options.normal:
-        refer_to(detector, audio_files(options.normal), options)
+        refer_to(detector, look([options.normal]), tally, options)
     if options.watch:
-        clips = settled(options.recordings[0], options.settle)
-    else:
-        clips = [
-            clip
-            for path in options.recordings
-            for clip in (audio_files(path) if path.is_dir() else [path])
-        ]
-        if not clips:
-            folders = " ".join(map(str, options.recordings))
-            raise InputError(f"{folders}: no recording in it ({' '.join(SUFFIXES)})")
+        watch(detector, tally, options)
+    return score_all(detector, tally, options)
+
+
+def known_machine(given: str, machines: list[str]) -> str:
+    names = {composed(machine): machine for machine in machines}
+    if composed(given) not in names:
+        raise InputError(f"--machine {given}: unknown; the run has {' '.join(machines)}")
+    return names[composed(given)]
+
+
+def score_all(detector, tally: Tally, options: argparse.Namespace) -> int:
+    inbox = look(options.recordings)
+    for error in inbox.unreadable:
+        tally.fail(error)
+    if not inbox.recordings and not tally.failed:
+        folders = " ".join(map(str, options.recordings))
+        others = f"; left out: {inbox.left_out}" if inbox.left_out.counts else ""
+        raise InputError(f"{folders}: no recording in it ({' '.join(SUFFIXES)}){others}")
+    print_head(options)
+    # a bar where there is a terminal and more than one to wait for
+    count = len(inbox.recordings)
+    for recording in tqdm(
+        inbox.recordings, unit="clip", leave=False, disable=True if count == 1 else None
+    ):
+        with reported(tally, recording.path):
+            score(detector, recording, tally, options)
+    if summary := tally.summary(inbox):
+        print_beside_bar(f"note: {summary}", sys.stderr)
+    return int(tally.failed > 0)
+
+
+def watch(detector, tally: Tally, options: argparse.Namespace) -> NoReturn:
+    """Score what is in a folder and what comes, until Ctrl-C."""
+
+    def report(found: Found) -> None:
+        for error in found.unreadable:
+            tally.fail(error)
+        if found.left_out.counts:
+            print_beside_bar(
+                f"note: {options.recordings[0]}: left out: {found.left_out}", sys.stderr
+            )
+
+    print_head(options)
+    for recording in settled(options.recordings[0], options.settle, report):
+        with reported(tally, recording.path):
+            score(detector, recording, tally, options)
+
+
+def print_head(options: argparse.Namespace) -> None:
     if options.format == "csv":
         print(csv_line(FIELDS), flush=True)
-    # a bar where there is a terminal and more than one to wait for
-    bar = tqdm(clips, unit="clip", leave=False, disable=options.watch or len(clips) == 1 or None)
-    return 1 - min([tell(detector, clip, options) for clip in bar])
-
-
-def tell(detector, clip: Path, options: argparse.Namespace) -> bool:
-    """Print the verdict; False where there is none, since the recording cannot be used."""
-    try:
-        tqdm.write(as_line(judge(detector, clip, options), options.format), file=sys.stdout)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return False
-    finally:
-        sys.stdout.flush()
-    return True
 
 
 if __name__ == "__main__":

@@ -56,8 +56,11 @@ def prepare(config: DictConfig) -> tuple:
     from unlabeledasd.clips import training_notes
 
     epochs = list(config.score_epochs)
-    if not epochs or epochs != sorted(set(epochs)) or epochs[0] < 1:
-        raise InputError(f"score_epochs={epochs}: ascending epochs, counted from 1")
+    trains = epochs != [0]
+    if trains and (not epochs or epochs != sorted(set(epochs)) or epochs[0] < 1):
+        raise InputError(
+            f"score_epochs={epochs}: ascending epochs, counted from 1, or [0]: no training"
+        )
     table = load_clips(config.dataset, config.data.root)
     labels = build(config.label, table=table)
     print(f"{len(labels.classes)} classes")
@@ -65,7 +68,7 @@ def prepare(config: DictConfig) -> tuple:
     n_clusters = max(getattr(scorer, "n_clusters", 0) for scorer in scorers)
     for line in [*training_notes(table, n_clusters), *missing_ground_truth(config, table)]:
         print(line)
-    if len(labels.classes) == 1:
+    if len(labels.classes) == 1 and trains:
         raise InputError(
             f"{config.data.root}: one class in all ({labels.classes[0]}), so the loss is exactly "
             "zero and nothing is learned; add another machine's folder, or name the operating "
@@ -74,8 +77,13 @@ def prepare(config: DictConfig) -> tuple:
         )
     seed_initialisation(config.seed)
     module = build(config.model, n_classes=len(labels.classes))
-    with naming_settings(config.model.optimizer):
-        module.configure_optimizers()  # whose settings are checked only here
+    if trains and not any(parameter.requires_grad for parameter in module.parameters()):
+        raise InputError(
+            f"score_epochs={epochs}: nothing of this method is trained, allowed is [0]"
+        )
+    if trains:
+        with naming_settings(config.model.optimizer):
+            module.configure_optimizers()  # whose settings are checked only here
     data = build(config.data, table=table, labels=labels, n_samples=module.extractor.n_samples)
     return table, labels, module, data
 
@@ -118,7 +126,7 @@ def train(config: DictConfig, run: Run) -> None:
             config.data.channel,
             num_workers=config.data.num_workers,
             device=device,
-            description=f"epoch {epoch}",
+            description=version,
             precision=config.precision,
             cache=cache,
         )

@@ -20,6 +20,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"  # official lists and recordings, next to a developer's checkout
 METHODS = sorted(p.stem for p in (ROOT / "src/config/method").glob("*.yaml"))
+ENCODERS = [m for m in METHODS if m.startswith(("spectral_", "beats_", "panns", "openl3"))]
+NETWORKS = [m for m in METHODS if m not in ENCODERS]  # trained from scratch
 DATASETS = sorted(p.stem for p in (ROOT / "src/config/dataset").glob("*.yaml") if p.stem != "base")
 SECONDS = 4.4  # about the shortest clip that the spectrum branch takes
 

@@ -47,10 +47,12 @@ def with_parents(file: Path) -> DictConfig:
             entry.items()
         )  # "override /label: pseudo", "/embedder@source.embedder: panns"
         group, _, package = key.removeprefix("override ").removeprefix("/").partition("@")
-        part = with_parents(file.parents[1] / group / f"{name}.yaml")
-        for level in reversed((package or group).split(".")):
-            part = OmegaConf.create({level: part})
-        parts.append(part)
+        names = name if OmegaConf.is_list(name) else [name]
+        for each in (entry for entry in names if entry is not None):  # null: nothing of the group
+            part = with_parents(file.parents[1] / group / f"{each}.yaml")
+            for level in reversed((package or group).split(".")):
+                part = OmegaConf.create({level: part})
+            parts.append(part)
     return OmegaConf.merge(*parts, config)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FREE_KEYS = {
     *("data_dir", "results_dir", "run_dir", "label_dir", "check", "overwrite", "graph"),
     *("keep_all_checkpoints", "data.root", "data.num_workers", "data.cache_gb", "num_workers"),
+    "model.extractor.weights",
     *("label.root", "label.folder", "label.command", "trainer.log_every_n_steps"),
 }
 FREE_PREFIXES = ("trainer.accelerator", "trainer.devices", "trainer.logger")

@@ -13,7 +13,6 @@ import torch
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
-from sklearn.preprocessing import normalize
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -26,7 +25,7 @@ from unlabeledasd.fast import accelerate
 from unlabeledasd.files import read_npz, write_csv, write_npz
 from unlabeledasd.results import csv_path, score_table, write_scores
 from unlabeledasd.runs.folder import Run
-from unlabeledasd.scoring import learned_arrays, one_thread, restore
+from unlabeledasd.scoring import learned_arrays, one_thread, restore, unit_rows
 from unlabeledasd.waveforms import to_float
 
 CACHED_BATCH = 64  # clips embedded at a time where they are on the device already
@@ -174,5 +173,5 @@ def plane(paths: pd.Series, embeddings: np.ndarray) -> pd.DataFrame:
     """Columns path, x, y: unit-norm embeddings (N, D) in their plane of greatest variance."""
     xy = np.zeros((len(paths), 2))
     if min(embeddings.shape) > 2:
-        xy = PCA(2, svd_solver="full").fit_transform(normalize(embeddings))
+        xy = PCA(2, svd_solver="full").fit_transform(unit_rows(embeddings))
     return pd.DataFrame({"path": paths, "x": xy[:, 0].round(4), "y": xy[:, 1].round(4)})

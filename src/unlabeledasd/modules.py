@@ -1,12 +1,15 @@
 """Lightning modules, one per loss family."""
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from unlabeledasd.augment import exchange_features, mix_at_snr, mixup, stretch
 from unlabeledasd.errors import check_range
@@ -16,6 +19,14 @@ from unlabeledasd.waveforms import to_float
 
 Loss = Callable[..., nn.Module]
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class Untrained(nn.Module):
+    """An extractor whose embeddings are used as it is: nothing is trained."""
+
+    def __init__(self, n_classes: int, extractor: nn.Module):
+        super().__init__()
+        self.extractor = extractor
 
 
 class DiscriminativeModule(pl.LightningModule):
@@ -28,7 +39,7 @@ class DiscriminativeModule(pl.LightningModule):
     def __init__(
         self,
         n_classes: int,
-        extractor: MultiResolutionNet,
+        extractor: nn.Module,
         loss: Loss,
         optimizer: MakeOptimizer,
         mixup_prob: float,
@@ -145,6 +156,38 @@ class FeatExModule(DiscriminativeModule):
         terms = super().losses(embedding, branches, soft_labels)
         terms["exchanged"] = self.featex_weight * self.exchanged_loss(*exchanged)
         return terms
+
+
+class AdaptationModule(DiscriminativeModule):
+    """Sub-cluster AdaCos with trainable centres on the embedding of an adapted encoder.
+
+    The learning rate rises linearly over the first `warmup_steps` steps and then stays: LoRA with
+    SCAC as in arXiv 2507.10264.
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        extractor: nn.Module,
+        loss: Loss,
+        optimizer: MakeOptimizer,
+        warmup_steps: int = 5000,
+        mixup_prob: float = 0.5,
+        seed: int = 0,
+    ):
+        trainable = partial(loss, trainable=True)
+        super().__init__(n_classes, extractor, trainable, optimizer, mixup_prob, seed)
+        check_range("warmup_steps", warmup_steps, 0)
+        self.warmup_steps = warmup_steps
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.parameters())
+
+        def share(step: int) -> float:  # of the learning rate
+            return min(1.0, (step + 1) / max(self.warmup_steps, 1))
+
+        scheduler = LambdaLR(optimizer, share)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
 
 class TripletModule(pl.LightningModule):

@@ -36,7 +36,7 @@ def csv_path(folder: Path, stem: str, kind: str) -> Path:
 
 def find_csv(run: Run, machine: str, version: str, kind: str) -> Path | None:
     """The CSV of `kind` in a version: the ensemble's, else the only one; None without."""
-    folder = run.version(machine, version)
+    folder = run.version(machine, run.scored(version))
     ensemble = csv_path(folder, ENSEMBLE, kind)
     files = [ensemble] if ensemble.is_file() else sorted(folder.glob(f"*_{kind}.csv"))
     return files[0] if len(files) == 1 else None

@@ -91,7 +91,7 @@ def test_ready(data_dir, capsys):
     assert lines[3:] == ["tiny: 16 clips, 0.00 GB: experiments can start"]
 
 
-def test_true_attributes_are_told(data_dir, capsys):
+def test_true_attributes_are_reported(data_dir, capsys):
     file = data_dir / "tiny/ground_truth/saw/attributes_00_train_correspondence.csv"
     file.parent.mkdir(parents=True)
     file.touch()
@@ -157,7 +157,7 @@ def cut_off(file: Path) -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told(data_dir, capsys, spoil, words):
+def test_what_is_wrong_is_reported(data_dir, capsys, spoil, words):
     spoil(data_dir)
     assert check(data_dir) == 1
     printed = capsys.readouterr().out

@@ -1,8 +1,11 @@
-"""src/score.py and src/export.py on a tiny run: the scores of src/infer.py, any recording, a watched folder."""
+"""src/score.py and src/export.py on a tiny run: the scores of src/infer.py, any recording, a
+watched folder.
+"""
 
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -26,6 +29,7 @@ from conftest import ROOT, SECONDS, tiny, write_wav
 from conftest import call as call_train
 from unlabeledasd.decisions import decision_threshold
 from unlabeledasd.detection import portable
+from unlabeledasd.detection.detector import Detector
 from unlabeledasd.detection.recordings import read_blocks, windows
 from unlabeledasd.errors import InputError
 from unlabeledasd.networks import MultiResolutionNet
@@ -74,18 +78,18 @@ def call(module, *arguments) -> Done:
     return Done(status or 0, out.getvalue(), err.getvalue())
 
 
-def verdicts(*arguments) -> list[dict]:
+def scored(*arguments) -> list[dict]:
     done = call(score, *arguments, "--format", "jsonl")
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-# --- ordinary clips -----------------------------------------------------------------------------------------------
+# --- ordinary clips --------------------------------------------------------------------------
 
 
 def test_scores_are_those_of_infer(run, data_dir):
     folder = data_dir / "tiny/all/raw/fan/test"
-    found = verdicts(run.folder, folder)
+    found = scored(run.folder, folder)
     table = pd.read_csv(run.version("fan", "epoch_1_2") / "ensemble_test_score.csv")
     assert [v["clip"] for v in found] == [
         str(folder / path.rpartition("/")[2]) for path in table.path
@@ -95,36 +99,39 @@ def test_scores_are_those_of_infer(run, data_dir):
         "AS-ensemble"
     ]
     threshold = decision_threshold(held_out.to_numpy())
-    for verdict in found:
-        assert verdict["machine"] == "fan"
-        assert verdict["threshold"] == pytest.approx(threshold)
-        assert verdict["decision"] == ("anomaly" if verdict["score"] > threshold else "normal")
-        assert verdict["percentile"] == pytest.approx(100 * (held_out < verdict["score"]).mean())
-        assert verdict["windows"] == 1
+    for result in found:
+        assert result["machine"] == "fan"
+        assert result["threshold"] == pytest.approx(threshold)
+        assert result["decision"] == ("anomaly" if result["score"] > threshold else "normal")
+        assert result["percentile"] == pytest.approx(100 * (held_out < result["score"]).mean())
+        assert result["windows"] == 1
 
 
 def test_a_run_of_another_precision_is_scored_in_it(data_dir, tmp_path, monkeypatch):
-    """Where the CPU multiplies bfloat16, the scores of src/infer.py are met closer than float32 would."""
+    """Where the CPU multiplies bfloat16, the scores of src/infer.py are met closer than float32
+    would.
+    """
     if best_precision(torch.device("cpu")) != "bf16-mixed":
         pytest.skip("this CPU has no bfloat16: float32 is used")
     settings = tiny(data_dir, tmp_path, "precision=bf16-mixed", "score_epochs=[1]")
     assert call_train(train, monkeypatch, *settings) == 0
     run = Run(tmp_path / "tiny/na_1024_1")
-    found = verdicts(run.folder, data_dir / "tiny/all/raw/fan/test")
+    found = scored(run.folder, data_dir / "tiny/all/raw/fan/test")
     table = pd.read_csv(run.version("fan", "epoch1") / "epoch1_test_score.csv")
     np.testing.assert_allclose([v["score"] for v in found], table.iloc[:, 3], atol=1e-6)
 
 
 def test_formats_say_the_same(run, data_dir):
     clip = sorted((data_dir / "tiny/all/raw/pump/test").iterdir())[0]
-    (verdict,) = verdicts(run.folder, clip)
+    (result,) = scored(run.folder, clip)
     text = call(score, run.folder, clip).stdout
-    assert text.split()[0] == f"{verdict['score']:.4f}"
-    assert verdict["decision"] in text
+    assert text.split()[0] == f"{result['score']:.4f}"
+    assert result["decision"] in text
     assert text.rstrip().endswith(str(clip))
     lines = call(score, run.folder, clip, "--format", "csv").stdout
-    assert lines.splitlines()[0].split(",") == list(verdict)
-    assert lines.splitlines()[1].split(",") == [str(value) for value in verdict.values()]
+    assert lines.splitlines()[0].split(",") == list(result)
+    values = ["" if value is None else str(value) for value in result.values()]
+    assert lines.splitlines()[1].split(",") == values
 
 
 def test_runs_without_the_data(run, data_dir, tmp_path):
@@ -134,27 +141,25 @@ def test_runs_without_the_data(run, data_dir, tmp_path):
     config = (copy / "all/config.yaml").read_text()
     (copy / "all/config.yaml").write_text(config.replace(str(data_dir), "/gone"))
     clip = write_wav(tmp_path / "a.wav")
-    here, there = (verdicts(folder, clip, "--machine", "fan")[0] for folder in (run.folder, copy))
+    here, there = (scored(folder, clip, "--machine", "fan")[0] for folder in (run.folder, copy))
     assert here == there
 
 
 def test_normal_recordings_of_ones_own_give_the_threshold(run, tmp_path):
     normal = [write_wav(tmp_path / f"normal/{i}.wav", hz=400.0 + 7 * i, seed=i) for i in range(8)]
-    scores = np.array(
-        [verdicts(run.folder, clip, "--machine", "fan")[0]["score"] for clip in normal]
-    )
+    scores = np.array([scored(run.folder, clip, "--machine", "fan")[0]["score"] for clip in normal])
     clip = write_wav(tmp_path / "a.wav", hz=1000.0)
-    (verdict,) = verdicts(
+    (result,) = scored(
         run.folder, clip, "--machine", "fan", "--normal", tmp_path / "normal", "--quantile", "0.8"
     )
-    assert verdict["threshold"] == pytest.approx(decision_threshold(scores, quantile=0.8), rel=1e-5)
-    assert verdict["percentile"] == pytest.approx(100 * (scores < verdict["score"]).mean())
+    assert result["threshold"] == pytest.approx(decision_threshold(scores, quantile=0.8), rel=1e-5)
+    assert result["percentile"] == pytest.approx(100 * (scores < result["score"]).mean())
     (tmp_path / "none").mkdir()
     done = call(score, run.folder, clip, "--machine", "fan", "--normal", tmp_path / "none")
     assert (done.returncode, "none: no recording in it" in done.stderr) == (1, True)
 
 
-# --- any recording ------------------------------------------------------------------------------------------------
+# --- any recording ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,24 +174,28 @@ def test_normal_recordings_of_ones_own_give_the_threshold(run, tmp_path):
 )
 def test_formats_and_rates(run, tmp_path, name, options):
     clip = write_wav(tmp_path / "pump" / name, **options)
-    (verdict,) = verdicts(run.folder, clip)
-    assert verdict["machine"] == "pump"
-    assert 0 < verdict["score"] < 2
+    (result,) = scored(run.folder, clip)
+    assert result["machine"] == "pump"
+    assert 0 < result["score"] < 2
 
 
 def test_links_and_equal_names(run, tmp_path):
-    """A link is of the machine whose folder it lies in, wherever it leads; curves of equal names stay apart."""
+    """A link is of the machine whose folder it lies in, wherever it leads; curves of equal names
+    stay apart.
+    """
     for name in ("fan/monday", "fan/tuesday", "pump"):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "a.wav").symlink_to(write_wav(tmp_path / "elsewhere/pump/b.wav"))
-    found = verdicts(
-        run.folder, tmp_path / "fan", tmp_path / "pump", "--curves", tmp_path / "curves"
-    )
-    assert [verdict["machine"] for verdict in found] == ["fan", "fan", "pump"]
+    found = scored(run.folder, tmp_path / "fan", tmp_path / "pump", "--curves", tmp_path / "curves")
+    assert [result["machine"] for result in found] == ["fan", "fan", "pump"]
     curves = sorted(
         p.relative_to(tmp_path / "curves").as_posix() for p in (tmp_path / "curves").rglob("*.csv")
     )
-    assert curves == ["fan/monday/fan_a.csv", "fan/tuesday/fan_a.csv", "pump/pump_a.csv"]
+    assert curves == [
+        "fan/monday/fan_a.wav.csv",
+        "fan/tuesday/fan_a.wav.csv",
+        "pump/pump_a.wav.csv",
+    ]
 
 
 def test_channels(run, tmp_path):
@@ -195,7 +204,7 @@ def test_channels(run, tmp_path):
     for name, wave in files.items():
         soundfile.write(tmp_path / f"{name}.wav", wave, RATE, subtype="FLOAT")
     mean_of_both, left_of_both, left_alone, mean_alone = (
-        verdicts(run.folder, tmp_path / f"{name}.wav", "--machine", "fan", *channel)[0]["score"]
+        scored(run.folder, tmp_path / f"{name}.wav", "--machine", "fan", *channel)[0]["score"]
         for name, channel in (
             ("both", []),
             ("both", ["--channel", "0"]),
@@ -241,24 +250,24 @@ def test_windows(n_samples, hop, block):
 
 
 def test_long_recording(run, tmp_path):
-    """A recording of 20 s, quiet and then another machine's pitch: the curve tells where."""
+    """A recording of 20 s, quiet and then another machine's pitch: the curve shows where."""
     rng, time = np.random.default_rng(0), np.arange(20 * RATE) / RATE
     wave = 0.2 * np.sin(
         2 * np.pi * np.where(time < 10, 200, 3000) * time
     ) + 0.02 * rng.standard_normal(len(time))
     soundfile.write(tmp_path / "long.wav", wave, RATE)
     arguments = (run.folder, tmp_path / "long.wav", "--machine", "fan", "--hop", "2")
-    (verdict,) = verdicts(*arguments, "--curves", tmp_path / "curves", "--pictures")
-    curve = pd.read_csv(tmp_path / "curves/fan_long.csv")
+    (result,) = scored(*arguments, "--curves", tmp_path / "curves", "--pictures")
+    curve = pd.read_csv(tmp_path / "curves/fan_long.wav.csv")
     assert curve.start_s.tolist() == [*np.arange(0, 15, 2), 20 - SECONDS]
-    assert verdict["windows"] == 9
-    assert verdict["score"] == pytest.approx(curve.score.mean())
-    assert verdict["worst_start_s"] == curve.start_s[curve.score.idxmax()]
-    assert verdict["windows_above"] == (curve.score > verdict["threshold"]).sum()
+    assert result["windows"] == 9
+    assert result["score"] == pytest.approx(curve.score.mean())
+    assert result["worst_start_s"] == curve.start_s[curve.score.idxmax()]
+    assert result["windows_above"] == (curve.score > result["threshold"]).sum()
     soundfile.write(tmp_path / "part.wav", wave[: round(SECONDS * RATE)], RATE)
-    (part,) = verdicts(run.folder, tmp_path / "part.wav", "--machine", "fan")
+    (part,) = scored(run.folder, tmp_path / "part.wav", "--machine", "fan")
     assert part["score"] == pytest.approx(curve.score[0], abs=1e-6)
-    assert (tmp_path / "curves/fan_long.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "curves/fan_long.wav.png").read_bytes().startswith(b"\x89PNG")
     assert "of 9 windows above" in call(score, *arguments).stdout
 
 
@@ -268,7 +277,8 @@ def test_long_recording(run, tmp_path):
         (["{run}", "{tmp}/nowhere.wav"], "nowhere.wav: no such recording or folder"),
         (
             ["{run}", "{tmp}/a.wav"],
-            "a.wav: no folder of it is named as a machine; --machine takes fan pump",
+            "a.wav: no folder of it is named as a machine, from {tmp}/a.wav downwards; "
+            "--machine takes fan pump",
         ),
         (
             ["{run}", "{tmp}/a.wav", "--machine", "valve"],
@@ -301,7 +311,7 @@ def test_long_recording(run, tmp_path):
         (["{tmp}", "{tmp}/a.wav"], "no finished run there, and no card.json"),
     ],
 )
-def test_what_cannot_be_scored_is_told_in_one_line(run, tmp_path, arguments, message):
+def test_what_cannot_be_scored_is_reported_in_one_line(run, tmp_path, arguments, message):
     write_wav(tmp_path / "a.wav")
     (tmp_path / "text.wav").write_text("no audio")
     (tmp_path / "half.wav").write_bytes((tmp_path / "a.wav").read_bytes()[:50_044])
@@ -313,7 +323,7 @@ def test_what_cannot_be_scored_is_told_in_one_line(run, tmp_path, arguments, mes
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stderr.startswith("error: ")
-    assert message in done.stderr
+    assert message.format(tmp=tmp_path) in done.stderr
     assert done.stdout == ""
 
 
@@ -327,15 +337,150 @@ def test_one_bad_recording_does_not_stop_the_others(run, tmp_path):
     assert "b.wav: cannot be read" in done.stderr
 
 
-# --- a watched folder ---------------------------------------------------------------------------------------------
+def tone(seed: int = 0) -> np.ndarray:
+    rng, time = np.random.default_rng(seed), np.arange(round(SECONDS * RATE)) / RATE
+    return 0.1 * np.sin(2 * np.pi * 210 * time) + 0.02 * rng.standard_normal(len(time))
+
+
+def test_a_folder_as_people_bring_it(run, tmp_path):
+    """What can be scored is scored, with a note where it needs one; the rest is reported."""
+    fan = tmp_path / "pump/new/fan"  # pump/ lies above the argument
+    good = write_wav(fan / "good.wav")
+    waves = {"silent": np.zeros(80000), "constant": np.full(80000, 0.5), "few": tone()[:7]}
+    waves |= {"opposite": np.stack([tone(), -tone()], 1), "offset": 0.3 + 0.01 * tone()}
+    for name, wave in waves.items():
+        soundfile.write(fan / f"{name}.wav", wave, RATE)
+    huge = tone(1)
+    huge[1234] = 1e30
+    for name, wave in {"loud": 20 * tone(2), "integers": 32768 * tone(3), "huge": huge}.items():
+        soundfile.write(fan / f"{name}.wav", wave, RATE, subtype="FLOAT")
+    (fan / "half.wav").write_bytes(good.read_bytes()[:90_000])
+    (fan / "good (1).wav").write_bytes(good.read_bytes())
+    stopped = bytearray(write_wav(fan / "stopped.wav", seed=7).read_bytes())
+    stopped[40:44] = bytes(4)
+    (fan / "stopped.wav").write_bytes(stopped)
+    write_wav(tmp_path / "archive/there.wav", seed=8)
+    (fan / "day_2").symlink_to(tmp_path / "archive")
+    (fan / "again").symlink_to(fan)
+    write_wav(tmp_path / "x.wav", seed=9).rename(fan / os.fsdecode(b"L\xfcfter.wav"))
+    write_wav(fan.parent / "elsewhere/y.wav", seed=10)
+    for name in (".Trash-1000/files/gone.wav", "@eaDir/a.wav", "b.wav.part", "notes.txt"):
+        write_wav(tmp_path / "x.wav")
+        (fan / name).parent.mkdir(parents=True, exist_ok=True)
+        (fan / name).write_bytes((tmp_path / "x.wav").read_bytes())
+    os.mkfifo(fan / "pipe.wav")
+
+    done = call(score, run.folder, fan.parent, "--format", "jsonl", "--curves", tmp_path / "curves")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {result["machine"] for result in found} == {"fan"}
+    notes = {result["clip"].rpartition("/")[2]: result["note"] for result in found}
+    words = {
+        "good.wav": f"the same recording as {fan}/good (1).wav",
+        "good (1).wav": None,
+        r"L\xfcfter.wav": None,
+        "there.wav": None,
+        "silent.wav": "silent",
+        "constant.wav": "constant at 0.5",
+        "few.wav": "only 7 samples",
+        "opposite.wav": "its channels cancel each other",
+        "offset.wav": "offset (DC) of 0.3",
+        "loud.wav": "beyond full scale",
+        "integers.wav": "in the range of integers",
+        "stopped.wav": "its header declares 0 bytes of samples; 140,800 are there and used",
+    }
+    assert set(notes) == set(words)
+    for name, word in words.items():
+        assert (word in (notes[name] or "")) if word else notes[name] is None, notes
+        assert word is None or re.search(
+            f"^note: .*{re.escape(name)}: .*{re.escape(word)}", done.stderr, re.MULTILINE
+        )
+    for error in (
+        "huge.wav: sample 1234 is 1e+30, beyond 1e+10",
+        "half.wav: truncated, 89,956 of the 140,800 bytes",
+        "y.wav: no folder of it is named as a machine",
+    ):
+        assert re.search(f"^error: .*{re.escape(error)}", done.stderr, re.MULTILINE)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("note: 12 recordings scored; 3 could not be; left out: ")
+    for part in ("1 hidden", "1 linked again", "1 no regular file", "1 of the system"):
+        assert part in last
+    assert len(list((tmp_path / "curves").rglob("*.csv"))) == len(found)
+
+
+def test_curves_never_share_a_name(run, tmp_path):
+    wave = tone()
+    (tmp_path / "fan").mkdir()
+    for name in ("a.wav", "a.flac", "a.WAV", "a.flac.wav"):
+        file_format = "FLAC" if name == "a.flac" else "WAV"
+        soundfile.write(tmp_path / "fan" / name, wave, RATE, format=file_format)
+    done = call(score, run.folder, tmp_path / "fan", "--curves", tmp_path / "curves")
+    assert done.returncode == 0, done.stderr
+    found = {file.name for file in (tmp_path / "curves").iterdir()}
+    assert found == {f"fan_{name}.csv" for name in ("a.wav", "a.flac", "a.WAV", "a.flac.wav")}
+
+
+def test_a_missing_file_does_not_end_a_batch(run, tmp_path):
+    clip = write_wav(tmp_path / "a.wav")
+    done = call(score, run.folder, tmp_path / "nowhere.wav", clip, "--machine", "fan")
+    assert done.returncode == 1
+    assert done.stdout.rstrip().endswith(str(clip))
+    assert "nowhere.wav: no such recording or folder" in done.stderr
+
+
+def test_whatever_one_recording_raises_the_others_are_scored(run, tmp_path, monkeypatch):
+    for name in ("a", "b", "c"):
+        write_wav(tmp_path / f"fan/{name}.wav")
+    whole = Detector.curve_file
+
+    def curve_file(self, path, *rest):
+        if path.name == "b.wav":
+            raise RuntimeError("an error\nof two lines")
+        return whole(self, path, *rest)
+
+    monkeypatch.setattr(Detector, "curve_file", curve_file)
+    done = call(score, run.folder, tmp_path / "fan")
+    assert done.returncode == 1
+    assert [line[-5:] for line in done.stdout.splitlines()] == ["a.wav", "c.wav"]
+    assert "fan/b.wav: cannot be scored (RuntimeError: an error of two lines)" in done.stderr
+
+
+def test_one_bad_normal_recording_is_reported(run, tmp_path):
+    for i in range(4):
+        write_wav(tmp_path / f"normal/{i}.wav", hz=400.0 + 7 * i, seed=i)
+    (tmp_path / "normal/bad.wav").write_bytes(b"RIFF")
+    clip = write_wav(tmp_path / "a.wav")
+    arguments = [run.folder, clip, "--machine", "fan", "--normal", tmp_path / "normal"]
+    done = call(score, *arguments)
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 1)
+    assert "normal/bad.wav: cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["text", "csv", "jsonl"])
+def test_names_in_an_encoding_that_lacks_their_letters(run, tmp_path, form):
+    write_wav(tmp_path / "x.wav").rename(tmp_path / "Lüfter_風扇.wav")
+    command = [sys.executable, ROOT / "src/score.py", run.folder, tmp_path, "--machine", "fan"]
+    done = subprocess.run(
+        [*command, "--format", form],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | {"PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert r"L\xfcfter_\u98a8\u6247.wav" in done.stdout
+
+
+# --- a watched folder ------------------------------------------------------------------------
 
 
 def test_watch(run, tmp_path):
-    """Clips that are there, one that comes in two halves, and a bad one; each is told once, whole."""
+    """Clips that exist, one that comes in parts, and a bad one: each is printed once, whole."""
     folder = tmp_path / "fan"
     whole = write_wav(tmp_path / "whole.wav", hz=333.0)
     write_wav(folder / "first.wav")
-    (expected,) = verdicts(run.folder, whole, "--machine", "fan")
+    (expected,) = scored(run.folder, whole, "--machine", "fan")
     options = ["--watch", "--settle", "2.5", "--format", "jsonl"]
     command = [sys.executable, ROOT / "src/score.py", run.folder, folder, *options]
     process = subprocess.Popen(
@@ -363,7 +508,7 @@ def test_watch(run, tmp_path):
     assert rest == ""
 
 
-# --- exported -----------------------------------------------------------------------------------------------------
+# --- exported --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_fft", [256, 1024, 4096])
@@ -388,7 +533,7 @@ def test_spectra_without_torch(n_fft):
 
 def test_exported_scores_are_the_runs(run, exported, data_dir):
     folder = data_dir / "tiny/all/raw"
-    ours, theirs = verdicts(run.folder, folder), verdicts(exported, folder)
+    ours, theirs = scored(run.folder, folder), scored(exported, folder)
     assert len(ours) == 2 * (5 + 2 + 8)
     np.testing.assert_allclose([v["score"] for v in theirs], [v["score"] for v in ours], atol=1e-4)
     assert [(v["clip"], v["machine"], v["decision"]) for v in theirs] == [
@@ -402,7 +547,8 @@ def test_scoring_from_an_exported_folder_imports_no_torch(exported, tmp_path):
         "import runpy, sys; sys.argv = ['score.py', *sys.argv[1:]]\n"
         "class Refuse:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name.split('.')[0] in ('torch', 'torchaudio', 'pytorch_lightning'): raise ImportError(name)\n"
+        "        if name.split('.')[0] in ('torch', 'torchaudio', 'pytorch_lightning'):\n"
+        "            raise ImportError(name)\n"
         "sys.meta_path.insert(0, Refuse())\n"
         f"try: runpy.run_path({str(ROOT / 'src/score.py')!r}, run_name='__main__')\n"
         "except SystemExit as stop: print(stop.code, 'torch' in sys.modules)"
@@ -437,7 +583,7 @@ def test_card(run, exported):
 
 def test_any_batch_size(exported):
     card = json.loads((exported / "card.json").read_text())
-    extract = portable.onnx_extractor(exported / "epoch2.onnx", card["stfts"])
+    extract = portable.onnx_extractor(exported / "epoch2.onnx", card["inputs"])
     waves = (
         np.random.default_rng(0).standard_normal((5, card["n_samples"])).astype(np.float32) * 0.1
     )
@@ -451,13 +597,13 @@ def test_time_mean_is_removed_in_the_graph(tmp_path):
     pytest.importorskip("onnxscript", reason="the export requirements are not installed")
     torch.manual_seed(0)
     network = MultiResolutionNet([1024], clip_seconds=SECONDS, time_mean_removed=[1024]).eval()
-    stfts = export.write_network(network, tmp_path / "a.onnx")
+    inputs = export.write_network(network, tmp_path / "a.onnx")
     waves = (
         np.random.default_rng(0).standard_normal((2, network.n_samples)).astype(np.float32) * 0.1
     )
     with torch.inference_mode():
         expected = network(torch.from_numpy(waves))[0].numpy()
-    found = portable.onnx_extractor(tmp_path / "a.onnx", stfts)(waves)
+    found = portable.onnx_extractor(tmp_path / "a.onnx", inputs)(waves)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
 
 

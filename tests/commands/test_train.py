@@ -15,7 +15,7 @@ import ensemble
 import infer
 import train
 import unlabeledasd
-from conftest import METHODS, ROOT, SHARED, call, files_below, make_machine, tiny, write_wav
+from conftest import NETWORKS, ROOT, SHARED, call, files_below, make_machine, tiny, write_wav
 from unlabeledasd.data import ShuffledClips
 from unlabeledasd.metrics import evaluate
 from unlabeledasd.runs.folder import Run
@@ -238,7 +238,7 @@ def test_a_person_stops_the_run(data_dir, tmp_path, monkeypatch, capsys):
     assert not Run(tmp_path / "tiny/na_1024_1").is_done
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NETWORKS)
 def test_every_method_runs(method, data_dir, tmp_path, monkeypatch):
     arguments = tiny(
         data_dir, tmp_path, "score_epochs=[1]", "+trainer.limit_train_batches=2", method=method

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 from torch.nn import functional as F
 
-from conftest import METHODS, SECONDS, compose
+from conftest import NETWORKS, SECONDS, compose
 from unlabeledasd.fast import ON_CPU, ON_GPU, accelerate
 from unlabeledasd.fast.batch_norm import channel_moments, pooled_statistics
 from unlabeledasd.fast.blocked import conv1d_by_blocks, conv2d_by_blocks
@@ -73,7 +73,7 @@ def check_extractor(extractor_yaml: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])  # whose layers are taken
-@pytest.mark.parametrize("method", [*METHODS, "triplet"])
+@pytest.mark.parametrize("method", [*NETWORKS, "triplet"])
 def test_every_method_is_accelerated_to_equal_results(method, device):
     """The contract: equal names of parameters, outputs, gradients and running statistics."""
     settings = ["dataset=demo", f"dataset.clip_seconds={SECONDS}", "seed=1", "data_dir=data"]

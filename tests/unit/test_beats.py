@@ -9,7 +9,6 @@ import torch
 import torchaudio
 
 from beats_file import SMALL, write_beats
-from unlabeledasd.encoders import beats
 from unlabeledasd.encoders.beats import (
     KaldiFbank,
     distance_bucket,
@@ -18,6 +17,7 @@ from unlabeledasd.encoders.beats import (
     load_beats,
 )
 from unlabeledasd.errors import InputError
+from unlabeledasd.files import file_hash
 
 # First values of the tokens 0, 1, 8 and 100 of the network below, by BEATs of speechbrain 1.1.2,
 # torch 2.11, float32: venv/bin/python -m pytest tests/unit/test_beats.py -k speechbrain
@@ -263,7 +263,7 @@ def test_missing_and_unknown_files_name_what_is_wanted(tmp_path):
 def test_another_file_of_the_same_size_is_refused(tmp_path, monkeypatch):
     known, unknown = write_beats(tmp_path / "a.pt", seed=1), write_beats(tmp_path / "b.pt", seed=2)
     assert known.stat().st_size == unknown.stat().st_size
-    digest = beats.sha256(known)
+    digest = file_hash(known)
     assert load_beats(known, [digest])[1] == digest
     with pytest.raises(InputError, match="not a known file"):
         load_beats(unknown, [digest])

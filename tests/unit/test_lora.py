@@ -42,12 +42,12 @@ def test_only_lora_pooling_and_linear_are_trained(file):
     torch.manual_seed(0)
     extractor = LoraBeats(file, rank=2, embedding_size=7, **SETTINGS)
     names = {name for name, _ in extractor.named_parameters()}
-    layers = [f"beats.encoder.layers.{i}.self_attn.{p}_proj" for i in (0, 1) for p in "qv"]
+    layers = [f"base.encoder.layers.{i}.self_attn.{p}_proj" for i in (0, 1) for p in "qv"]
     heads = {"pooling.hidden.weight", "pooling.hidden.bias", "pooling.weight.weight"}
     adapted = {f"{layer}.lora_{matrix}" for layer in layers for matrix in "ab"}
     assert names == adapted | heads | {"linear.weight", "linear.bias"}
     assert set(extractor.state_dict()) == names | {"base_hash"}
-    before = {k: v.clone() for k, v in extractor.beats.named_buffers()}
+    before = {k: v.clone() for k, v in extractor.base.named_buffers()}
     optimizer = torch.optim.AdamW(extractor.parameters(), lr=0.1)
     for _ in range(2):  # at first B is 0, so that A has no gradient
         optimizer.zero_grad()
@@ -60,7 +60,7 @@ def test_only_lora_pooling_and_linear_are_trained(file):
         assert parameter.grad is not None, name
         if name != "pooling.hidden.bias":
             assert parameter.grad.abs().max() > 0, name
-    for name, value in extractor.beats.named_buffers():
+    for name, value in extractor.base.named_buffers():
         assert torch.equal(value, before[name]), name
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile
 from sklearn.base import BaseEstimator
 from tqdm import tqdm
 
+from unlabeledasd.audio import AudioFile
 from unlabeledasd.decisions import decision_threshold, percentile
 from unlabeledasd.detection.recordings import array_blocks, read_blocks, windows
 from unlabeledasd.errors import InputError
@@ -88,13 +88,19 @@ class Detector:
         hop_seconds: float | None = None,
         channel: int | None = None,
     ) -> pd.DataFrame:
-        """The score over time of an audio file: a row per window, columns as of `curve`."""
-        path = Path(path)
+        """The score over time of an audio file: a row per window, columns as of `curve`.
+
+        `attrs["notes"]` of the table is a list of what a user should know of these scores, such as
+        "silent, no sound in it; used as it is".
+        """
+        path, notes = Path(path), []
         machine, hop = self._machine(machine), self._hop(hop_seconds)
         channel = self.channel if channel is None else channel
-        blocks = read_blocks(path, self.sample_rate, channel)
+        blocks = read_blocks(path, self.sample_rate, channel, notes)
         total = expected_windows(path, self.sample_rate, self.n_samples, hop)
-        return self._curve(blocks, machine, hop, str(path), total)
+        curve = self._curve(blocks, machine, hop, str(path), total)
+        curve.attrs["notes"] = notes
+        return curve
 
     def curve(
         self,
@@ -181,10 +187,8 @@ def batches(items: Iterator, size: int) -> Iterator[list]:
         yield batch
 
 
-def expected_windows(path: Path, sample_rate: int, n_samples: int, hop: int) -> int | None:
-    """About how many windows a file has, for the progress bar; None where it is not known."""
-    try:
-        extra = soundfile.info(path).duration * sample_rate - n_samples
-    except (soundfile.LibsndfileError, OSError):
-        return None  # the reader reports what is wrong
+def expected_windows(path: Path, sample_rate: int, n_samples: int, hop: int) -> int:
+    """About how many windows a file has, for the progress bar."""
+    with AudioFile(path) as file:
+        extra = file.frames / file.sample_rate * sample_rate - n_samples
     return 1 + max(0, int(-(-extra // hop)))

@@ -42,13 +42,27 @@ def stft_magnitude(wave: np.ndarray, n_fft: int, first_bin: int, n_bins: int) ->
     return np.abs(bins / np.sqrt((window**2).sum())).swapaxes(1, 2)
 
 
-def spectra(wave: np.ndarray, stfts: list[dict[str, int]]) -> list[np.ndarray]:
-    """The inputs of the ONNX graph, in order."""
-    return [spectrum_magnitude(wave), *(stft_magnitude(wave, **stft) for stft in stfts)]
+FRONT_ENDS: dict[str, Callable[..., np.ndarray]] = {
+    "wave": lambda wave: wave,
+    "spectrum": spectrum_magnitude,
+    "stft": stft_magnitude,
+}
 
 
-def onnx_extractor(file: Path, stfts: list[dict[str, int]]) -> Extractor:
-    """Waveforms (B, T) float32 -> embeddings (B, D), by onnxruntime."""
+def graph_inputs(wave: np.ndarray, inputs: list[dict]) -> list[np.ndarray]:
+    """The inputs of the ONNX graph, in order.
+
+    inputs: of each its `kind`, a name in FRONT_ENDS, and the settings of that function.
+    """
+    found = []
+    for settings in inputs:
+        settings = dict(settings)
+        found.append(FRONT_ENDS[settings.pop("kind")](wave, **settings))
+    return found
+
+
+def onnx_extractor(file: Path, inputs: list[dict]) -> Extractor:
+    """Waveforms (B, T) float32 -> embeddings (B, D) or (B, bands, D), by onnxruntime."""
     try:
         import onnxruntime
     except ImportError:
@@ -61,7 +75,7 @@ def onnx_extractor(file: Path, stfts: list[dict[str, int]]) -> Extractor:
     names = [entry.name for entry in session.get_inputs()]
 
     def extract(wave: np.ndarray) -> np.ndarray:
-        return session.run(None, dict(zip(names, spectra(wave, stfts), strict=True)))[0]
+        return session.run(None, dict(zip(names, graph_inputs(wave, inputs), strict=True)))[0]
 
     return extract
 
@@ -69,7 +83,7 @@ def onnx_extractor(file: Path, stfts: list[dict[str, int]]) -> Extractor:
 def load_portable(folder: Path, build: Callable[[dict, str, Path], Any]) -> Detector:
     """The detector of an exported folder; build: as loading.Build, for the scorer of the card."""
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    epochs, stfts = card["epochs"], card["stfts"]
+    epochs, inputs = card["epochs"], card["inputs"]
     arrays = read_npz(folder / ARRAYS)
     scorer = build(card["scorer"], "scorer", folder / CARD)
     machines = {}
@@ -77,7 +91,7 @@ def load_portable(folder: Path, build: Callable[[dict, str, Path], Any]) -> Dete
         scorers = [restore(scorer, arrays, f"{epoch}/{name}/") for epoch in epochs]
         machines[name] = MachineScorers(scorers, arrays[f"held_out/{name}"])
     return Detector(
-        extractors=[onnx_extractor(network_file(folder, epoch), stfts) for epoch in epochs],
+        extractors=[onnx_extractor(network_file(folder, epoch), inputs) for epoch in epochs],
         machines=machines,
         sample_rate=card["sample_rate"],
         n_samples=card["n_samples"],

@@ -14,17 +14,8 @@ from unlabeledasd.errors import InputError
 from unlabeledasd.levels import Levels, check_values, length_notes
 from unlabeledasd.waveforms import fit_length
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".w64")
 BLOCK_SECONDS = 10
 RATES = (1_000, 1_000_000)  # Hz
-
-
-def audio_files(folder: Path) -> list[Path]:
-    """Recordings below `folder`, sorted; hidden ones left out."""
-    files = (
-        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-    )
-    return sorted(files)
 
 
 def read_blocks(

@@ -150,7 +150,7 @@ class Attention(nn.Module):
         gate_a, gate_b = torch.sigmoid(halves).chunk(2, dim=-1)
         gate = gate_a * (gate_b * self.grep_a - 1) + 2  # (B, H, T, 1)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=gate * bias)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return self.out_proj(torch.cat(mixed.unbind(1), dim=2))  # heads next to each other
 
 
 class Layer(nn.Module):

@@ -35,6 +35,8 @@ def load_extractor(extractor: Extractor, checkpoint: Path) -> Extractor:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
         weights = {k.removeprefix(PREFIX): v for k, v in state.items() if k.startswith(PREFIX)}
         extractor.load_state_dict(weights)
+    except InputError:  # of an extractor that was made with another file
+        raise
     except Exception as error:  # any error a corrupt file can raise
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise InputError(f"{checkpoint}: not a checkpoint of this extractor ({reason})") from error

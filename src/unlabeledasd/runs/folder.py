@@ -15,6 +15,8 @@ from unlabeledasd.errors import InputError
 from unlabeledasd.files import file_hash, write_json
 from unlabeledasd.runs.locks import locked
 
+UNTRAINED = "untrained"  # the version of scores without any training
+
 
 def lock_patience() -> float:
     """Seconds to wait for a locked folder, from UNLABELEDASD_WAIT.
@@ -53,7 +55,7 @@ class Run:
         self.previous_checkpoint = self.all / "checkpoints" / "previous.ckpt"  # if that is corrupt
 
     def checkpoint(self, epoch: int) -> Path:
-        """Weights after `epoch` (counted from 1)."""
+        """Weights after `epoch`, counted from 1; 0: before any training."""
         return self.all / "checkpoints" / f"epoch{epoch}.ckpt"
 
     def scorers(self, stem: str) -> Path:
@@ -64,8 +66,13 @@ class Run:
 
     def machines(self, version: str) -> list[str]:
         """Machines that have scores of `version`, sorted."""
-        folders = self.folder.glob("*/infer")
-        return sorted(p.parent.name for p in folders if (p / f"version_{version}").is_dir())
+        folders = self.folder.glob(f"*/infer/version_{self.scored(version)}")
+        return sorted(p.parent.parent.name for p in folders if p.is_dir())
+
+    def scored(self, version: str) -> str:
+        """`version`; UNTRAINED for any epochs of a run that trains nothing: it has no others."""
+        of_epochs = re.fullmatch(r"epoch(\d+|(_\d+)+)", version)
+        return UNTRAINED if of_epochs and self.checkpoint(0).is_file() else version
 
     @property
     def epochs(self) -> list[int]:
@@ -135,5 +142,7 @@ class Run:
 
 
 def version_name(epochs: Sequence[int]) -> str:
-    """[12, 14, 16] -> epoch_12_14_16, [12] -> epoch12: the version of their (mean) scores."""
+    """[12, 14, 16] -> epoch_12_14_16, [12] -> epoch12, [0] -> untrained: of their mean scores."""
+    if list(epochs) == [0]:
+        return UNTRAINED
     return f"epoch{epochs[0]}" if len(epochs) == 1 else "epoch_" + "_".join(map(str, epochs))

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import nn
 from tqdm import tqdm
 
 from unlabeledasd.errors import InputError
@@ -36,8 +37,9 @@ def fit(
     """Train until the last of `epochs`, resuming where the run stopped -> the trainer.
 
     epochs: counted from 1, ascending; their weights are kept, with `keep_all` those of every
-    epoch. make_trainer: takes the arguments of pl.Trainer that are set here. runs_after: how many
-    runs follow, for the estimate of the time left. module: a LightningModule with `extractor`.
+    epoch. [0] trains nothing and keeps the weights as they are. make_trainer: takes the arguments
+    of pl.Trainer that are set here. runs_after: how many runs follow, for the estimate of the time
+    left. module: a LightningModule with `extractor`.
     graph: of a modules.DiscriminativeModule on a GPU, see fast.graph.GraphedExtractor.
     """
     if not isinstance(graph, bool):
@@ -51,6 +53,10 @@ def fit(
     # one process, also in a job of Slurm: there Lightning would handle signals and requeueing
     plugins = [CheckpointWriter(), LightningEnvironment()]
     trainer = make_trainer(max_epochs=epochs[-1], callbacks=callbacks, plugins=plugins)
+    if list(epochs) == [0]:
+        keep_untrained(run, module)
+        write_environment(run, trainer)
+        return trainer
     lacking = [epoch for epoch in epochs if not is_intact(run.checkpoint(epoch))]
     for epoch in lacking:
         if run.checkpoint(epoch).exists():
@@ -73,6 +79,14 @@ def fit(
             reason = error.strerror or error
             raise InputError(f"{run.folder}: cannot be written ({reason})") from error
     return trainer
+
+
+def keep_untrained(run: Run, module: nn.Module) -> None:
+    """Write the weights of a module as those of epoch 0, unless an intact file has them."""
+    if not is_intact(run.checkpoint(0)):
+        run.scorers(version_name([0])).unlink(missing_ok=True)
+        with replacing(run.checkpoint(0)) as path:
+            torch.save({"state_dict": module.state_dict()}, path)
 
 
 class CheckpointWriter(TorchCheckpointIO):

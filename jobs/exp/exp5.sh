@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Table 5 - embeddings without training and with LoRA: 11 methods x 2 datasets, by any scorers.
+#
+#   spectral_*         statistics of spectra: no weights, no training, a minute a dataset
+#   beats_*            BEATs frozen, or with LoRA (beats_lora)
+#   panns, openl3      frozen
+#
+#   DATA_DIR=/data jobs/exp/exp5.sh                                            everything
+#   DATA_DIR=data DATASETS=demo METHODS="spectral_logmel spectral_psd" jobs/exp/exp5.sh    a part
+#   DATA_DIR=/data SCORERS="knn ldn_ratio beam" jobs/exp/exp5.sh    a further table for each scorer
+#   DRY_RUN=1 jobs/exp/exp5.sh                                                 only print the commands
+#
+# The weights of BEATs, PANNs and OpenL3 are your download (docs/encoders.md); without them these methods
+# fail, each with a line that says where to get them, and the others run. Without training nothing depends
+# on the seed: SEEDS is 1 unless you set it, as beats_lora needs. The other settings are those of exp1.sh
+# (jobs/exp/exp1.sh --help).
+
+data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; DATA_DIR wins
+SEEDS="${SEEDS:-1}"
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+methods="spectral_logmel spectral_level spectral_max spectral_psd"
+methods+=" beats_mean beats_rdp beats_gem beats_max beats_lora panns openl3"
+read -ra METHODS <<< "${METHODS:-${methods}}"
+read -ra SCORERS <<< "${SCORERS:-}"   # names in src/config/scorer
+
+# score_again DATASET METHOD SEED SCORER: the scores of a finished run by another scorer.
+score_again() {
+  run_folder "$1" "$2" "$3"
+  local folder="${RESULTS_DIR}/${FOLDER}"
+  local -a command=(python src/infer.py "$(quoted run="${folder}")" name="$4" scorer="$4")
+  if [[ -n "${DRY_RUN:-}" ]]; then printf '%q ' "${command[@]}" && echo; return; fi
+  [[ -e "${folder}/all/done" && ! -e "${folder}/all/infer/$4.yaml" ]] || return 0
+  attended "${command[@]}" || FAILED=1
+}
+
+for dataset in "${DATASETS[@]}"; do
+  for seed in "${SEEDS[@]}"; do
+    for method in "${METHODS[@]}"; do
+      plan "${dataset}" "${method}" "${seed}"
+    done
+  done
+done
+run_planned
+[[ -z "${LIST_RUNS:-}" ]] || exit 0
+version=untrained
+[[ " ${METHODS[*]} " != *" beats_lora "* ]] || version=epoch_21_23_25   # of the others: their only one
+REPORT=(--version "${version}" ${REPORT[@]+"${REPORT[@]}"})
+report table5 "${METHODS[@]}"
+for scorer in ${SCORERS[@]+"${SCORERS[@]}"}; do
+  for dataset in "${DATASETS[@]}"; do
+    for seed in "${SEEDS[@]}"; do
+      for method in "${METHODS[@]}"; do
+        score_again "${dataset}" "${method}" "${seed}" "${scorer}"
+      done
+    done
+  done
+  REPORT+=(--version "${scorer}")
+  report "table5_${scorer}" "${METHODS[@]}"
+done
+exit "${FAILED:-0}"
