@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from unlabeledasd.cache import ClipCache
-from unlabeledasd.data import ClipDataset, collate
+from unlabeledasd.data import ClipDataset, collate, fitting_workers
 from unlabeledasd.decisions import held_out_scores
 from unlabeledasd.errors import InputError, check_range
 from unlabeledasd.fast import accelerate
@@ -84,7 +84,7 @@ def read_waves(
         batch_size,
         sampler=[(i, 0.0) for i in range(len(paths))],
         collate_fn=collate,
-        num_workers=num_workers,
+        num_workers=fitting_workers(num_workers, batch_size, n_samples),
     )
     for wave, _ in loader:
         yield wave
