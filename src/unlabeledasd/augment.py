@@ -52,14 +52,15 @@ def mix_at_snr(signal: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
 
 
 def stretch(spectrogram: Tensor, ratio: float, axis: int) -> Tensor:
-    """Stretch a magnitude spectrogram (F, frames) by `ratio`, in frequency (axis 0) or time (1).
+    """Stretch a spectrogram (F, frames) by `ratio` in frequency (axis 0) or time (axis 1).
 
-    The shape stays: what gets longer is cropped; what gets shorter is repeated from its start in
-    time, or padded with zeros above in frequency. Bilinear with antialiasing.
+    The result has the same shape. Bilinear with antialiasing, to int(length x ratio) positions.
+    What gets longer is cropped; what gets shorter is repeated from its start in time, and padded
+    with zeros above in frequency.
     """
     size = list(spectrogram.shape)
     length = size[axis]
-    size[axis] = round(length * ratio)
+    size[axis] = int(length * ratio)
     stretched = F.interpolate(spectrogram[None, None], size, mode="bilinear", antialias=True)[0, 0]
     if axis == 1:
         return stretched.repeat(1, -(-length // size[1]))[:, :length]

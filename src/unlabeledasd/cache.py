@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from unlabeledasd.waveforms import opened, read_clip
+from unlabeledasd.audio import AudioFile
+from unlabeledasd.waveforms import read_clip
 
 
 class ClipCache:
@@ -26,8 +27,11 @@ class ClipCache:
         device: torch.device,
         most_bytes: float,
     ) -> "ClipCache | None":
-        """None where the clips take more than `most_bytes`, or more than half of the memory that is free on a GPU, or
-        one of them is not of 16 bits."""
+        """The cache of all clips; None where it would take more than `most_bytes`.
+
+        None too where it would take more than half of the free memory of a GPU, or where a clip is
+        not of 16 bits.
+        """
         if device.type == "cuda":
             most_bytes = min(most_bytes, torch.cuda.mem_get_info(device)[0] / 2)
         headers = [header(root / path) for path in paths]
@@ -44,23 +48,26 @@ class ClipCache:
             place.copy_(torch.from_numpy(read_clip(root / path, channel)))
         return cache
 
+    def beginnings(self, index: Tensor, n_samples: int) -> Tensor:
+        """The first samples (B, n_samples) of the clips `index` (B,), as scoring takes them."""
+        return self.windows(index, torch.zeros(len(index), dtype=torch.float64), n_samples, False)
+
     def windows(self, index: Tensor, position: Tensor, n_samples: int, tiled: bool) -> Tensor:
-        """Windows (B, n_samples) of the clips `index` (B,) at `position` (B,) in [0, 1), as waveforms.fit_length
-        places them, or tiled_window."""
+        """Windows (B, n_samples) of the clips `index` (B,) at `position` (B,) in [0, 1).
+
+        They are placed as waveforms.fit_length does, or tiled_window where `tiled`.
+        """
         length = self.lengths[index]
-        span = length * (n_samples // length + 1) if tiled else length
-        first = (
-            position * (span - n_samples + 1).clamp_min(0)
-        ).long()  # in float64, on the CPU, as in NumPy
-        places = torch.stack([self.starts[index], first, length]).to(
-            self.samples.device, non_blocking=True
-        )
-        start, first, length = places[:, :, None]
+        span = length * -(-n_samples // length) if tiled else length
+        # in float64 on the CPU, as NumPy computes it
+        first = (position * (span - n_samples + 1).clamp_min(0)).long()
+        places = torch.stack([self.starts[index], first, length])
+        start, first, length = places.to(self.samples.device, non_blocking=True)[:, :, None]
         steps = torch.arange(n_samples, device=self.samples.device)
         return self.samples[start + (first + steps) % length]
 
 
 def header(path: Path) -> tuple[int, bool]:
     """Samples per channel, and whether read_clip gives 16-bit ones."""
-    with opened(path) as file:
+    with AudioFile(path) as file:
         return file.frames, file.subtype == "PCM_16"

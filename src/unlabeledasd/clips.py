@@ -5,13 +5,15 @@ official evaluation test clips are bare, `section_<NN>_<index>.wav`, until groun
 """
 
 import re
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass
-from glob import iglob
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from unlabeledasd.errors import InputError
+from unlabeledasd.errors import InputError, printable
+from unlabeledasd.folders import Found, LeftOut, walk, why_left_out
 
 SPLITS = ("train", "test")
 AUDIO_SUFFIXES = (".wav", ".flac")
@@ -58,11 +60,16 @@ class Clip:
 def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
     """Read `.../<machine>/<split>/<name>` as a Clip.
 
-    grammar "dcase" refuses every other name. Grammar "free" takes any name: a training clip is normal; the
-    condition of a test clip comes from its folder (`test/normal/`, `test/anomaly/`) or a word of its name,
-    else it is unknown; both are of the source domain unless the name follows the DCASE grammar.
+    grammar "dcase" refuses every other name. Grammar "free" takes any name: a training clip is
+    normal; the condition of a test clip comes from its folder (`test/normal/`, `test/anomaly/`) or
+    a word of its name, else it is unknown; both are of the source domain unless the name follows
+    the DCASE grammar.
     """
-    path = PurePosixPath(path)
+    path = PurePosixPath(composed(str(path)))
+    if printable(path) != str(path):
+        raise InputError(
+            f"{path}: its name is no UTF-8; rename it: convmv -f latin1 -t utf8 -r --notest FOLDER"
+        )
     folders = path.parts[:-1]
     depth = next((i for i in range(len(folders) - 1, 0, -1) if folders[i] in SPLITS), None)
     if depth is None:
@@ -105,9 +112,44 @@ def read_condition(folders: tuple[str, ...], stem: str) -> str:
     return told.pop() if len(told) == 1 else UNKNOWN
 
 
-def discover_machines(root: Path) -> list[str]:
-    """Names of the machine folders below `root`, sorted."""
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+def discover_machines(root: Path, left_out: LeftOut | None = None) -> list[str]:
+    """Names of the machine folders below `root`, sorted; left_out: gets what else lies there."""
+    names = []
+    for path in sorted(root.iterdir()):
+        kind = why_left_out(path.name)
+        if path.is_dir() and not kind:
+            names.append(path.name)
+        elif left_out is not None:
+            left_out.add(kind or "in no machine's folder", path.name)
+    same = Counter(map(composed, names))
+    if twice := [name for name in names if same[composed(name)] > 1]:
+        raise InputError(
+            f"{root}: two folders {twice[0]}, which differ in their Unicode form alone"
+        )
+    return names
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC): macOS writes it in the other one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def machine_folder(root: Path, machine: str) -> str:
+    """The name on disk of a machine's folder below `root`, whatever its Unicode form."""
+    if machine.isascii() or (root / machine).is_dir():
+        return machine
+    names = [path.name for path in root.iterdir() if composed(path.name) == composed(machine)]
+    return names[0] if names else machine
+
+
+def find_clips(root: Path, folder: str, grammar: str) -> Found:
+    """The clips in a split's folder, `folder` relative to `root`, and what is left out there.
+
+    Subfolders belong to it where names are free.
+    """
+    found = walk(root / folder, AUDIO_SUFFIXES, deep=grammar == "free")
+    found.files = [f"{folder}/{path}" for path in found.files]
+    return found
 
 
 def index_clips(
@@ -115,14 +157,16 @@ def index_clips(
     machines: list[str] | None = None,
     grammar: str = "dcase",
     required: tuple[str, ...] = SPLITS,
+    notes: list[str] | None = None,
 ) -> pd.DataFrame:
-    """The table of all clips of `machines` (all folders below `root` if None), machines in the order given.
+    """The table of all clips of `machines`, in their order; None: of all folders below `root`.
 
-    Columns: path (relative to root, with /), machine, split, section, domain, condition, attribute; sorted by
-    path within a machine, so that nothing depends on the file system. A machine with several sections becomes
-    one machine per section, `<machine>_section_<NN>`.
-    Raises InputError for a missing folder of the `required` splits, an empty one, or a name that breaks the
-    grammar.
+    Columns: path (relative to root, with /), machine, split, section, domain, condition, attribute;
+    sorted by path within a machine, so that nothing depends on the file system. A machine with
+    several sections becomes one machine per section, `<machine>_section_<NN>`.
+    notes: gets one line on what lies there and is left out.
+    Raises InputError for a missing folder of the `required` splits, an empty one, one that cannot
+    be read, or a name that does not follow the grammar.
     """
     root = Path(root)
     if grammar not in GRAMMARS:
@@ -131,36 +175,37 @@ def index_clips(
         raise InputError(
             f"{root}: no such folder; data_dir must hold <dataset>/all/raw/<machine>/{{train,test}}"
         )
-    if not (machines := discover_machines(root) if machines is None else list(machines)):
+    left_out = LeftOut()
+    if not (machines := discover_machines(root, left_out) if machines is None else list(machines)):
         raise InputError(
             f"{root}: no machine folder in it; expected <machine>/{{train,test}}/*.wav"
         )
     rows = []
     for machine in machines:
+        place = machine_folder(root, machine)
         for split in SPLITS:
-            folder = root / machine / split
+            folder = root / place / split
             if not folder.is_dir():
                 if split not in required:
                     continue
                 raise InputError(
                     f"{folder}: no such folder; every machine needs {' and '.join(required)}"
                 )
-            pattern = "**/*" if grammar == "free" else "*"
-            # Path.glob would not follow links to folders
-            found = iglob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207
-            names = [Path(name).as_posix() for name in found]
-            paths = sorted(
-                f"{machine}/{split}/{name}"
-                for name in names
-                if name.lower().endswith(AUDIO_SUFFIXES)
-            )
-            if not paths:
-                raise InputError(f"{folder}: no {' or '.join(AUDIO_SUFFIXES)} file in it")
-            clips = [parse_clip(path, grammar) for path in paths]
+            found = find_clips(root, f"{place}/{split}", grammar)
+            left_out.merge(found.left_out, f"{place}/{split}/")
+            if found.unreadable:
+                raise found.unreadable[0]
+            if not found.files:
+                others = f"; left out: {found.left_out}" if found.left_out.counts else ""
+                suffixes = " or ".join(AUDIO_SUFFIXES)
+                raise InputError(f"{folder}: no {suffixes} file in it{others}")
+            clips = [parse_clip(path, grammar) for path in found.files]
             rows += [
-                (path, machine, split, clip.section, clip.domain, clip.condition, clip.attribute)
-                for path, clip in zip(paths, clips, strict=True)
+                (path, composed(machine), split, c.section, c.domain, c.condition, c.attribute)
+                for path, c in zip(found.files, clips, strict=True)
             ]
+    if notes is not None and left_out.counts:
+        notes.append(f"note: {root}: left out: {left_out}")
     columns = ["path", "machine", "split", "section", "domain", "condition", "attribute"]
     table = pd.DataFrame(rows, columns=columns)
     if len(bad := table[(table.split == "train") & (table.condition != "normal")]):
@@ -191,7 +236,7 @@ def summary(table: pd.DataFrame) -> str:
 
 
 def training_notes(table: pd.DataFrame, n_clusters: int = 0) -> list[str]:
-    """What is unusual about machines' training clips, and what scoring with `n_clusters` centres makes of it."""
+    """What is unusual about machines' training clips, where scoring has `n_clusters` centres."""
     training = table[table.split == "train"]
     source, target = (
         training[training.domain == domain]

@@ -1,4 +1,4 @@
-"""Class labels of the training clips: one class index per clip, kept as JSON with relative paths."""
+"""Class labels of the training clips, stored as JSON: relative path -> index of a class."""
 
 import json
 from collections.abc import Sequence
@@ -16,8 +16,10 @@ FIELDS = ("machine", "attribute", "domain", "section")
 
 @dataclass(frozen=True)
 class Labels:
-    """classes: sorted names; clips: path relative to the data root -> index into `classes`; made_from: the file of
-    pseudo-labels that was used, with its SHA-256."""
+    """classes: sorted names; clips: path relative to the data root -> index into `classes`.
+
+    made_from: the file of pseudo-labels that was used, with its SHA-256.
+    """
 
     classes: list[str]
     clips: dict[str, int]
@@ -29,16 +31,14 @@ class Labels:
     ) -> "Labels":
         classes = sorted(set(names))
         index = {name: i for i, name in enumerate(classes)}
-        return cls(
-            classes, {path: index[name] for path, name in zip(paths, names, strict=True)}, made_from
-        )
+        clips = {path: index[name] for path, name in zip(paths, names, strict=True)}
+        return cls(classes, clips, made_from)
 
     def of(self, paths: list[str]) -> np.ndarray:
         """Class indices (N,) of clips, InputError for one without a label."""
         if missing := [path for path in paths if path not in self.clips]:
-            raise InputError(
-                f"{missing[0]}: no label for this clip ({len(missing)} of {len(paths)} have none)"
-            )
+            count = f"{len(missing)} of {len(paths)} have none"
+            raise InputError(f"{missing[0]}: no label for this clip ({count})")
         return np.array([self.clips[path] for path in paths])
 
     def save(self, path: Path) -> None:
@@ -53,16 +53,15 @@ class Labels:
 
 
 def labels_from_fields(table: pd.DataFrame, fields: Sequence[str]) -> Labels:
-    """Classes named by what the file names tell, `fields` joined by "-", of the training clips in `table`.
+    """Classes of the training clips in `table` by their names: `fields`, joined by "-".
 
-    [machine, attribute, domain] are the classes of experiments 1 and 2, [machine, domain] those of the row
-    without attributes in experiment 3. The order of the fields is part of the method: classes are numbered in the
-    order of their names, and so get their frozen centres.
+    [machine, attribute, domain] are the classes of experiments 1 and 2, [machine, domain] those
+    of the row without attributes in experiment 3. The order of the fields is part of the method:
+    classes are numbered in the order of their names, and get their frozen centres in that order.
     """
     if not fields or not set(fields) <= set(FIELDS):
-        raise InputError(
-            f"label.fields={list(fields)}: allowed are {', '.join(FIELDS)}, at least one"
-        )
+        allowed = ", ".join(FIELDS)
+        raise InputError(f"fields={list(fields)}: allowed are {allowed}, at least one")
     training = table[table.split == "train"]
     names = training[list(fields)].agg("-".join, axis=1)
     return Labels.from_names(training.path.tolist(), names.tolist())

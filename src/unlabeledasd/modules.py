@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from unlabeledasd.augment import exchange_features, mix_at_snr, mixup, stretch
+from unlabeledasd.errors import check_range
+from unlabeledasd.fast.graph import GraphedExtractor
 from unlabeledasd.networks import BRANCH_SIZE, MultiResolutionNet, TripletNet
 from unlabeledasd.waveforms import to_float
 
@@ -33,8 +35,10 @@ class DiscriminativeModule(pl.LightningModule):
         seed: int,
     ):
         super().__init__()
+        check_range("mixup_prob", mixup_prob, 0, 1)
         self.n_classes = n_classes
         self.extractor = extractor
+        self.graphed: GraphedExtractor | None = None  # on a GPU, how training calls it
         self.loss = loss(embedding_size=extractor.embedding_size, n_classes=n_classes)
         self.make_optimizer = optimizer
         self.mixup_prob = mixup_prob
@@ -53,7 +57,7 @@ class DiscriminativeModule(pl.LightningModule):
         classes = torch.arange(self.n_classes, device=labels.device)
         soft_labels = (labels[:, None] == classes).float()  # F.one_hot would wait for a GPU
         wave, soft_labels = mixup(to_float(wave), soft_labels, self.mixup_prob, self.generator)
-        embedding, branches = self.extractor(wave)
+        embedding, branches = (self.graphed or self.extractor)(wave)
         with torch.autocast(wave.device.type, enabled=False):
             losses = self.losses(embedding, branches, soft_labels)
         total = torch.stack([*losses.values()]).sum()
@@ -87,6 +91,7 @@ class SubspaceLossModule(DiscriminativeModule):
         seed: int = 0,
     ):
         super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed)
+        check_range("subspace_weight", subspace_weight, 0)
         self.subspace_weight = subspace_weight
         n_heads = extractor.n_branches if subspace_weight else 0
         self.branch_losses = nn.ModuleList(
@@ -125,6 +130,8 @@ class FeatExModule(DiscriminativeModule):
         seed: int = 0,
     ):
         super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed)
+        check_range("featex_weight", featex_weight, 0)
+        check_range("featex_prob", featex_prob, 0, 1)
         self.featex_weight, self.featex_prob = featex_weight, featex_prob
         n_exchanged = n_classes * (extractor.n_branches + 1)
         self.exchanged_loss = loss(
@@ -141,12 +148,13 @@ class FeatExModule(DiscriminativeModule):
 
 
 class TripletModule(pl.LightningModule):
-    """Triplet loss on magnitude spectrograms of one machine (arXiv 2409.09332, section III-C).
+    """Triplet loss for pseudo-labels of one machine (arXiv 2409.09332, section III-C).
 
     Of a batch (waveforms (2 N, T), class (2 N,)) the first N clips x are of the machine, the others
-    are noise n. Anchor: x, or x + n with probability `noise_prob`. Positive: x + n', n' permuted.
-    Negative: half of the batch x stretched in time or frequency, half another clip of the machine;
-    with noise with probability `noise_prob`.
+    are noise n. All are magnitude spectrograms without their mean over time.
+    Anchor: x, or x + n with probability `noise_prob`. Positive: x + n', n' permuted. Negative: half
+    of the batch x stretched in time or frequency, half another clip of the machine; with the n of
+    the anchor added, by a decision and at an SNR of its own, so that noise distinguishes nothing.
     """
 
     def __init__(
@@ -160,6 +168,10 @@ class TripletModule(pl.LightningModule):
         seed: int = 0,
     ):
         super().__init__()
+        check_range("margin", margin, 0)
+        check_range("noise_prob", noise_prob, 0, 1)
+        for interval in stretch_ratios:
+            check_range("stretch_ratios", interval, 0.01, 100)
         self.extractor = extractor
         self.make_optimizer = optimizer
         self.margin, self.noise_prob = margin, noise_prob
@@ -174,11 +186,10 @@ class TripletModule(pl.LightningModule):
         self.generator = torch.Generator().manual_seed(self.seed * 100_003 + self.current_epoch)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        x, noise = self.extractor.stft(to_float(batch[0])).chunk(2)
-        # one pass: batch statistics are those of all three
-        triplet = torch.cat([*self.triplet(x, noise)])
-        anchor, positive, negative = self.extractor.encode(triplet).chunk(3)
-        loss = F.triplet_margin_loss(anchor, positive, negative, margin=self.margin)
+        x, noise = self.extractor.centered(self.extractor.stft(to_float(batch[0]))).chunk(2)
+        # three passes: each of the three is normalised by its own batch statistics
+        embeddings = [self.extractor.encoder(part) for part in self.triplet(x, noise)]
+        loss = F.triplet_margin_loss(*embeddings, margin=self.margin)
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(x))
         return loss
 
@@ -194,8 +205,7 @@ class TripletModule(pl.LightningModule):
             low, high = self.stretch_ratios[interval]
             ratio = low + (high - low) * torch.rand(1, generator=self.generator).item()
             negative[i] = stretch(x[i], ratio, axis)
-        negative = self.add_noise(negative, noise[self.permutation(size)], self.noise_prob)
-        return anchor, positive, negative
+        return anchor, positive, self.add_noise(negative, noise, self.noise_prob)
 
     def permutation(self, size: int) -> Tensor:
         return torch.randperm(size, generator=self.generator)

@@ -2,67 +2,61 @@
 
 from __future__ import annotations
 
-import math
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
+import hashlib
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
+from unlabeledasd.audio import AudioFile
 from unlabeledasd.errors import InputError
+from unlabeledasd.levels import SILENT_RANGE, check_values, length_notes, level_notes
 
 if TYPE_CHECKING:  # checking a data folder needs no torch
     from torch import Tensor
 
-HEAD_FRAMES = 1024  # enough to tell recordings apart: noise does not repeat
+HEAD_FRAMES = 1024  # enough to distinguish recordings: noise does not repeat
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    """A clip, open for reading; InputError for whatever its bytes lead to."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            yield file
-    except InputError:
-        raise
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError) as error:
-        raise InputError(
-            f"{path}: cannot be read as audio ({why_unreadable(path) or error})"
-        ) from None
+class ClipFacts(NamedTuple):
+    """What the header and the first samples of a clip say."""
+
+    seconds: float
+    head: bytes  # a hash of the first samples; empty where there is no sound in the clip
+    notes: list[str]
 
 
-def why_unreadable(path: Path) -> str:
-    """What the system says, where the audio library says "System error"."""
-    try:
-        path.open("rb").close()
-    except FileNotFoundError:
-        return (
-            f"a link to {path.readlink()}, which is not there"
-            if path.is_symlink()
-            else "no such file"
-        )
-    except OSError as error:
-        return str(error.strerror)
-    return ""
+def read_clip(path: Path, channel: int | None = None) -> np.ndarray:
+    """Samples (T,) of one channel: int16 where they are stored as 16-bit PCM, else float32.
+
+    float32 is in [-1, 1], unless the samples are stored as floating point numbers: these may be
+    larger but must be finite. InputError where the file cannot be read to its end.
+    """
+    with AudioFile(path) as file:
+        if file.frames == 0:
+            raise InputError(f"{path}: no samples in it")
+        dtype = "int16" if file.subtype == "PCM_16" else "float32"
+        wave = file.read(dtype=dtype)[:, channel or 0]
+        if file.is_float:
+            with file.explained():
+                check_values(wave)
+    return wave
 
 
 def check_clip(path: Path, sample_rate: int, channel: int | None = None) -> float:
-    """Read the header alone; return the duration in seconds, or raise InputError if the clip cannot be used."""
-    with opened(path) as file:
-        return check_header(path, file, sample_rate, channel)
+    """The duration of a clip in seconds by its header; InputError if the clip cannot be used."""
+    with AudioFile(path) as file:
+        check_header(file, sample_rate, channel)
+        file.check_last()
+        return file.frames / sample_rate
 
 
-def check_header(
-    path: Path, file: soundfile.SoundFile, sample_rate: int, channel: int | None
-) -> float:
-    if file.samplerate != sample_rate:
-        raise InputError(f"{path}: sample rate {file.samplerate} Hz, expected {sample_rate} Hz")
-    check_whole(path)
+def check_header(file: AudioFile, sample_rate: int, channel: int | None) -> None:
+    path = file.path
+    if file.sample_rate != sample_rate:
+        raise InputError(f"{path}: sample rate {file.sample_rate} Hz, expected {sample_rate} Hz")
     if file.frames == 0:
         raise InputError(f"{path}: no samples in it")
     if channel is None and file.channels > 1:
@@ -73,102 +67,91 @@ def check_header(
         raise InputError(
             f"{path}: {file.channels} channel(s), but dataset.channel={channel} (counted from 0)"
         )
-    return file.frames / sample_rate
 
 
-def check_whole(path: Path) -> None:
-    promised, there = data_bytes(path)
-    if there < promised:
-        raise InputError(
-            f"{path}: truncated, {there:,} of the {promised:,} bytes of samples that its header tells of"
-        )
+def inspect_clip(path: Path, sample_rate: int, channel: int | None = None) -> ClipFacts:
+    """Look at the header and the first samples of a clip; InputError if the clip cannot be used.
 
-
-def data_bytes(path: Path) -> tuple[int, int]:
-    """Bytes of samples that a wav file's header promises, and that there are; (0, 0) for other files, and where the
-    header leaves the size open. The audio library takes what is there without a word."""
-    with path.open("rb") as file:
-        head = file.read(12)
-        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-            return 0, 0
-        while len(chunk := file.read(8)) == 8:
-            size = int.from_bytes(chunk[4:], "little")
-            if chunk[:4] == b"data":
-                start = file.tell()
-                return (0, 0) if size == 0xFFFFFFFF else (size, file.seek(0, 2) - start)
-            file.seek(size + size % 2, 1)
-    return 0, 0
+    A clip that begins without a sound, and one of floating point samples, is read to its end.
+    """
+    with AudioFile(path) as file:
+        check_header(file, sample_rate, channel)
+        head = file.read(HEAD_FRAMES)[:, channel or 0]
+        notes = file.notes + length_notes(file.frames, sample_rate)
+        has_sound, low, high = True, head.min(), head.max()
+        if file.is_float or low * high > 0 or high - low <= SILENT_RANGE:
+            wave = np.concatenate([head, file.read()[:, channel or 0]])
+            has_sound = wave.min() < wave.max()
+            with file.explained():
+                notes += level_notes(wave, file.is_float)
+        file.check_last()
+        digest = hashlib.blake2b(head.tobytes(), digest_size=16).digest() if has_sound else b""
+        return ClipFacts(file.frames / sample_rate, digest, notes)
 
 
 def check_clips(root: Path, paths: list[str], sample_rate: int, channel: int | None = None) -> None:
-    """Check every header, so that a bad clip is told before training starts; 0.1 ms a clip.
+    """Look at every clip, so that a bad one is reported before training starts.
 
-    Of the first samples, two more things are seen: a recording that lies under two machines is refused, and clips
-    without any sound are told.
+    What a user should know of clips that are used is printed, one line for each kind.
     """
-    known: dict[bytes, str] = {}
-    silent = []
+    review = ClipReview(root, channel)
     for path in tqdm(paths, desc="checking clips", unit="clip", leave=False):
-        with opened(root / path) as file:
-            check_header(root / path, file, sample_rate, channel)
-            head = file.read(HEAD_FRAMES, dtype="float32", always_2d=True)[:, channel or 0]
-        if is_constant(head) and is_constant(read_clip(root / path, channel)):
-            silent.append(path)
-            continue
-        other = known.setdefault(head.tobytes(), path)
-        if (
-            other.split("/")[0] != path.split("/")[0]
-            and (root / other).read_bytes() == (root / path).read_bytes()
-        ):
+        review.add(path, inspect_clip(root / path, sample_rate, channel))
+    for line in review.notes():
+        print(line)
+
+
+class ClipReview:
+    """What clips, added one by one, say together: notes of one kind, and equal recordings."""
+
+    def __init__(self, root: Path, channel: int | None):
+        self.root, self.channel = root, channel
+        self.found: dict[str, list[str]] = {}  # kind of note -> notes
+        self.first: dict[bytes, str] = {}  # hash of the first samples -> clip
+        self.whole: dict[bytes, str] = {}  # hash of all samples, where that one is not enough
+
+    def add(self, path: str, facts: ClipFacts) -> None:
+        """InputError where the recording is in another machine's folder too."""
+        for text in facts.notes:
+            self.note(path, text, kind=re.sub(r"\d[\w.,+-]*", "", text))
+        twin = self.twin(path, facts.head) if facts.head else None
+        if twin and twin.split("/")[0] != path.split("/")[0]:
             raise InputError(
-                f"{root / path}: the same recording as {other}; a clip belongs to one machine"
+                f"{self.root / path}: the same recording as {twin}; a clip belongs to one machine"
             )
-    if silent:
-        print(
-            f"note: {root / silent[0]}: silent, all samples are equal ({len(silent)} such clips); used as it is"
-        )
+        if twin:
+            self.note(path, f"the same recording as {twin}; both are used", kind="twins")
 
+    def note(self, path: str, text: str, kind: str) -> None:
+        self.found.setdefault(kind, []).append(f"note: {self.root / path}: {text}")
 
-def is_constant(wave: np.ndarray) -> bool:
-    return wave.size > 0 and bool(wave.min() == wave.max())
+    def twin(self, path: str, head: bytes) -> str | None:
+        """A clip that was added before and has the samples of `path`."""
+        first = self.first.setdefault(head, path)
+        if first == path:
+            return None
+        self.whole.setdefault(self.digest(first), first)
+        other = self.whole.setdefault(self.digest(path), path)
+        return None if other == path else other
 
+    def digest(self, path: str) -> bytes:
+        wave = read_clip(self.root / path, self.channel)
+        return hashlib.blake2b(wave.tobytes(), digest_size=16).digest()
 
-def read_clip(path: Path, channel: int | None = None) -> np.ndarray:
-    """Samples (T,) of one channel: int16 where they are stored as 16-bit PCM, else float32: in [-1, 1], unless they
-    are stored as floating point numbers, which may be larger (told once) but must be finite."""
-    with opened(path) as file:
-        dtype = "int16" if file.subtype == "PCM_16" else "float32"
-        wave = file.read(dtype=dtype, always_2d=True)
-        if len(wave) == 0:
-            raise InputError(f"{path}: no samples in it")
-        if len(wave) < file.frames:
-            told = f"{len(wave):,} of the {file.frames:,} samples that its header tells of"
-            raise InputError(f"{path}: truncated, {told}")
-        wave = wave[:, channel or 0]
-        if file.subtype in ("FLOAT", "DOUBLE"):
-            peak = float(np.abs(wave).max())
-            if not math.isfinite(peak):
-                bad = np.flatnonzero(~np.isfinite(wave))
-                first = wave[bad[0]]
-                raise InputError(
-                    f"{path}: sample {bad[0]} is {first}, not a finite number ({len(bad)} such)"
-                )
-            if peak > 1:
-                tell_loud(path, peak)
-    return wave
-
-
-@cache  # once per process
-def tell_loud(path: Path, peak: float) -> None:
-    tqdm.write(
-        f"note: {path}: samples up to {peak:g}, beyond full scale (1.0); used as they are",
-        file=sys.stderr,
-    )
+    def notes(self) -> list[str]:
+        """The first note of each kind, with their number."""
+        return [
+            lines[0] + (f" ({len(lines)} such clips)" if len(lines) > 1 else "")
+            for lines in self.found.values()
+        ]
 
 
 def fit_length(wave: np.ndarray, length: int, position: float = 0.0) -> np.ndarray:
-    """Bring a waveform (T,) to (length,): a shorter one is repeated from its first sample and cut, a longer one
-    gives the window that starts at the fraction `position` in [0, 1) of all possible starts."""
+    """Bring a waveform (T,) to (length,): a shorter one is repeated from its first sample and cut.
+
+    A longer one gives the window that starts at the fraction `position` in [0, 1) of all possible
+    starts.
+    """
     if len(wave) < length:
         return np.resize(wave, length)
     start = int(position * (len(wave) - length + 1))
@@ -176,10 +159,10 @@ def fit_length(wave: np.ndarray, length: int, position: float = 0.0) -> np.ndarr
 
 
 def tiled_window(wave: np.ndarray, length: int, position: float = 0.0) -> np.ndarray:
-    """Repeat a waveform (T,) past `length`, then take the window at `position`, wherever it starts in the clip."""
-    return fit_length(np.tile(wave, length // len(wave) + 1), length, position)
+    """Repeat a waveform (T,) ceil(length / T) times, then take the window at `position`."""
+    return fit_length(np.tile(wave, -(-length // len(wave))), length, position)
 
 
 def to_float(wave: Tensor) -> Tensor:
-    """16-bit samples / 32768 as float32, without further normalisation; float samples as they are."""
+    """16-bit samples / 32768 as float32, not normalised any further; float samples as they are."""
     return wave if wave.is_floating_point() else wave / 32768

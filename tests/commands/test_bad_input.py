@@ -157,7 +157,7 @@ def _(place):
     soundfile.write(file, soundfile.read(place.clip, dtype="int16")[0], 16000)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     place.clip.unlink()
-    return place.train()
+    return place.check()
 
 
 @case("another sample rate")
@@ -198,30 +198,107 @@ def _(place):
 
 @case("floating point samples beyond full scale")
 def _(place):
-    place.write(6 * NOISE, subtype="FLOAT")
-    return place.train()
+    return place.write(6 * NOISE, subtype="FLOAT")
 
 
-def not_finite(place, value):
+def with_sample(place, value: float) -> int:
     wave = NOISE.copy()
     wave[1234] = value
-    place.write(wave, subtype="FLOAT")
-    return place.train("data.num_workers=1")  # errors of workers carry a traceback
+    return place.write(wave, subtype="FLOAT")
 
 
 @case("a sample that is NaN")
 def _(place):
-    return not_finite(place, np.nan)
+    return with_sample(place, np.nan)
+
+
+@case("a sample that overflows later")
+def _(place):
+    return with_sample(place, 1e30)
+
+
+@case("floating point samples in the range of integers")
+def _(place):
+    return place.write(32768 * NOISE, subtype="FLOAT")
 
 
 @case("a sample that is infinite")
 def _(place):
-    return not_finite(place, -np.inf)
+    return with_sample(place, -np.inf)
 
 
 @case("a silent clip")
 def _(place):
     return place.write(np.zeros(70400))
+
+
+@case("a constant clip")
+def _(place):
+    return place.write(np.full(70400, 0.5))
+
+
+@case("a clip with an offset")
+def _(place):
+    return place.write(0.5 + 0.01 * NOISE)
+
+
+@case("a clip of a few samples")
+def _(place):
+    return place.write(NOISE[:7])
+
+
+def with_size(place, size: int) -> int:
+    """The clip, declared to have `size` bytes of samples."""
+    whole = place.clip.read_bytes()
+    assert whole[36:40] == b"data"
+    place.clip.write_bytes(whole[:40] + size.to_bytes(4, "little") + whole[44:])
+    return place.check()
+
+
+@case("a header with size 0")
+def _(place):
+    return with_size(place, 0)
+
+
+@case("a header with too small a size")
+def _(place):
+    return with_size(place, 1000)
+
+
+@case("a header without a size")
+def _(place):
+    return with_size(place, 0x7FFFF000)
+
+
+@case("bytes behind the samples")
+def _(place):
+    place.clip.write_bytes(place.clip.read_bytes() + bytes(4096))
+    return place.check()
+
+
+@case("two joined files")
+def _(place):
+    place.clip.write_bytes(2 * place.clip.read_bytes())
+    return place.check()
+
+
+@case("a codec that is not read")
+def _(place):
+    return place.write(NOISE, subtype="IMA_ADPCM")
+
+
+@case("a pipe named x.wav")
+def _(place):
+    place.clip.unlink()
+    os.mkfifo(place.clip)
+    return place.check()
+
+
+@case("the same recording twice")
+def _(place):
+    place.write(NOISE)
+    shutil.copy(place.clip, place.clip.with_name(NAME.replace("0000", "0077")))
+    return place.check()
 
 
 @case("a folder named x.wav")
@@ -251,15 +328,19 @@ def as_nobody(place, spoil) -> int:
             try:
                 if not os.access(ROOT / "src/config", os.X_OK, effective_ids=True):
                     pytest.skip("nobody may not read this checkout")
-                return moved.train("check=" + str(spoil is forbid_reading).lower())
+                return moved.train("check=" + str(spoil is not forbid_writing).lower())
             finally:
                 os.seteuid(0)
     spoil(place)
-    return place.train("check=" + str(spoil is forbid_reading).lower())
+    return place.train("check=" + str(spoil is not forbid_writing).lower())
 
 
 def forbid_reading(place):
     place.clip.chmod(0)
+
+
+def forbid_listing(place):
+    place.clip.parent.chmod(0)
 
 
 def forbid_writing(place):
@@ -296,6 +377,30 @@ def _(place):
 def _(place):
     for file in (place.raw / "fan/train").iterdir():
         file.unlink()
+    return place.check()
+
+
+@case("files that are no clips")
+def _(place):
+    for name in ("a.mp3", "b.mp3", ".x.wav", "b.wav.part"):
+        place.clip.with_name(name).touch()
+    return place.check()
+
+
+@case("a folder that links to itself")
+def _(place):
+    place.clip.with_name("again").symlink_to(".")
+    return place.check()
+
+
+@case("a folder without read permission")
+def _(place):
+    return as_nobody(place, forbid_listing)
+
+
+@case("a name that is not UTF-8")
+def _(place):
+    place.clip.rename(place.clip.with_name(os.fsdecode(b"L\xfcfter.wav")))
     return place.check()
 
 
@@ -443,8 +548,7 @@ def _(place):
 
 @case("a loss that is not finite")
 def _(place):
-    place.write(np.full(70400, 3e38), subtype="FLOAT")  # finite, but not its spectrum
-    return place.train()
+    return place.train("+model.optimizer.weight_decay=1e38")
 
 
 @case("a corrupt checkpoint")

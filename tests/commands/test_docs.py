@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from scipy.io import wavfile
 
 import infer
 import train
 from conftest import ROOT, call, compose, tiny
 
-DOCUMENTS = [path for glob in ("*.md", "docs/*.md", "*/README.md") for path in ROOT.glob(glob)]
+DOCUMENTS = [path for glob in ("*.md", "docs/*.md", "[a-z]*/README.md") for path in ROOT.glob(glob)]
 DOCUMENTS = sorted(path for path in DOCUMENTS if path.name != "CHANGELOG.md")
 
 
@@ -63,6 +64,33 @@ def test_dataset_example(extensions, monkeypatch, capsys, tmp_path):
     arguments = ["dataset=mine", "method=na_1024", "seed=1", f"data_dir={tmp_path}", extensions]
     assert call(train, monkeypatch, *arguments) == 1
     assert "mine/all/raw: no such folder" in capsys.readouterr().err
+
+
+def test_python_example(data_dir, tmp_path, monkeypatch):
+    """The README's lines, with a run of the tiny machines in place of the demo's."""
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    arguments = tiny(data_dir, tmp_path, "score_epochs=[1]", method="na_4096")
+    assert call(train, monkeypatch, *arguments) == 0
+    example = example.replace("results/exp/demo/subloss_0256_4096_1", f"{tmp_path}/tiny/na_4096_1")
+    recording = next((data_dir / "tiny/all/raw/fan/test").glob("*anomaly*"))
+    monkeypatch.chdir(recording.parent)
+    example = example.replace("recording.wav", recording.name).replace("gearbox", "fan")
+    rate, samples = wavfile.read(recording)
+    assert rate == 16000
+    result = {"samples": samples}
+    exec(example.replace("48000", "16000"), result)
+    folder = tmp_path / "tiny/na_4096_1/fan/infer/version_epoch1"
+    table = pd.read_csv(folder / "epoch1_test_score.csv").set_index("path").iloc[:, 2]
+    assert result["score"] == pytest.approx(table[f"fan/test/{recording.name}"], abs=1e-6)
+    last = example.replace("48000", "16000").splitlines()[-1]
+    assert eval(last, result) == pytest.approx(result["score"], abs=1e-6)
+    assert result["is_anomalous"] == (result["score"] > result["detector"].threshold("fan"))
+
+
+def test_readme_links_to_every_page():
+    text = (ROOT / "README.md").read_text()
+    pages = [path.relative_to(ROOT).as_posix() for path in DOCUMENTS if path.parent != ROOT]
+    assert [page for page in pages if f"({page})" not in text] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,10 +1,14 @@
 """The triplet extractor's batches, mixtures, stretching and training."""
 
+import copy
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import train_triplet
 from conftest import SECONDS, call, compose
@@ -51,15 +55,17 @@ def test_epochs_differ_and_repeat():
 @given(st.integers(1, 30), st.integers(1, 60), st.floats(0, 1, exclude_max=True))
 def test_tiled_window(size, length, position):
     window = tiled_window(np.arange(size), length, position)
-    assert window.tolist() == [
-        (window[0] + i) % size if size <= length else window[0] + i for i in range(length)
-    ]
+    copies = [i % size for i in range(size * math.ceil(length / size))]
+    windows = [copies[start : start + length] for start in range(len(copies) - length + 1)]
+    assert window.tolist() == windows[int(position * len(windows))]
 
 
-def test_tiled_windows_start_anywhere():
-    assert {int(tiled_window(np.arange(5), 20, p)[0]) for p in np.linspace(0, 0.999, 60)} == set(
-        range(5)
-    )
+@pytest.mark.parametrize(("size", "length", "starts"), [(5, 20, 1), (6, 20, 5), (11, 20, 3)])
+def test_where_tiled_windows_start(size, length, starts):
+    """Of ceil(length / size) copies: a clip of a whole fraction of the length has one window."""
+    positions = np.linspace(0, 0.999, 60)
+    found = {int(tiled_window(np.arange(size), length, p)[0]) for p in positions}
+    assert found == set(range(starts))
 
 
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 3.0])
@@ -82,14 +88,14 @@ def test_snr_is_what_was_asked_for(snr_db):
 @pytest.mark.parametrize("ratio", [0.5, 0.66, 0.8, 1.2, 1.5])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_stretch(ratio, axis):
-    """A bump lands where the ratio says; what lacks is silence above in frequency, a repetition in time."""
+    """A bump lands where the ratio says; the rest is zeros in frequency, a repetition in time."""
     x = torch.zeros(100, 80)
     position, length = 40, x.shape[axis]
     x.index_fill_(axis, torch.tensor([position]), 1.0)
     y = stretch(x, ratio, axis)
     assert y.shape == x.shape
     profile = y.mean(1 - axis)
-    new = round(length * ratio)
+    new = int(length * ratio)
     assert abs(int(profile[: min(new, length)].argmax()) - ((position + 0.5) * ratio - 0.5)) <= 1
     if ratio < 1 and axis == 0:
         assert not y[new:].any()
@@ -131,44 +137,79 @@ def test_triplets():
 
 
 def test_where_the_noise_comes_from():
-    """Clip i is 1 in every frame, noise i sounds in frame i alone: the frames that are raised tell whose it is."""
-    size, seen = 40, {"positive": [], "negative": []}
+    """Clips are 1 in every frame, noise i sounds in frame i alone: raised frames show its index."""
+    size, own = 40, torch.arange(40)
     x = torch.ones(size, 2, size)
     noise = torch.eye(size).unsqueeze(1).repeat(1, 2, 1)
-    shares, levels = [], []
-    for seed in range(20):
+    names = ("anchor", "positive", "negative")
+    noisy: dict[str, list] = {"anchor": [], "negative": []}
+    levels, own_positives = [], []
+    for seed in range(40):
         made = module(noise_prob=0.5, stretch_ratios=[[1.0, 1.0], [1.0, 1.0]])
         made.generator.manual_seed(seed)
-        added = {
-            name: t[:, 0] - 1
-            for name, t in zip(
-                ("anchor", "positive", "negative"), made.triplet(x, noise), strict=True
-            )
+        raised = {n: t[:, 0] - 1 for n, t in zip(names, made.triplet(x, noise), strict=True)}
+        index = {
+            name: torch.where(level.amax(1) > 0.01, level.argmax(1), -1)
+            for name, level in raised.items()
         }
-        whose = {
-            name: torch.where(raised.amax(1) > 0.01, raised.argmax(1), -1)
-            for name, raised in added.items()
-        }
-        own = torch.arange(size)
-        assert ((whose["anchor"] == own) | (whose["anchor"] == -1)).all()
-        assert (
-            sorted(whose["positive"].tolist()) == own.tolist()
-        )  # a permutation, every clip with noise
-        for name in seen:
-            seen[name].append((whose[name] == own).float().mean().item())
-        shares.append([(whose[name] >= 0).float().mean().item() for name in ("anchor", "negative")])
+        assert sorted(index["positive"].tolist()) == own.tolist()  # a permutation, always noisy
+        own_positives.append((index["positive"] == own).float().mean())
+        for name, seen in noisy.items():  # the anchor's own noise in both
+            assert ((index[name] == own) | (index[name] == -1)).all()
+            seen.append(index[name] >= 0)
+        gains = {name: level.amax(1) for name, level in raised.items()}
+        both = noisy["anchor"][-1] & noisy["negative"][-1]
+        assert (gains["anchor"][both] - gains["negative"][both]).abs().max() > 0.1  # an own SNR
         # the noise has 1 / 40 of the power of x at a gain of 1
-        levels += [
-            -20 * torch.log10(raised.amax(1)[raised.amax(1) > 0.01] / size**0.5)
-            for raised in added.values()
-        ]
-        both = whose["positive"][whose["negative"] >= 0], whose["negative"][whose["negative"] >= 0]
-        assert not torch.equal(*both)  # drawn independently
-    assert np.mean(shares, axis=0) == pytest.approx([0.5, 0.5], abs=0.06)
-    assert max(map(np.mean, seen.values())) < 0.1  # not their own but by chance
+        levels += [-20 * torch.log10(gain[gain > 0.01] / size**0.5) for gain in gains.values()]
+    anchor, negative = (torch.cat(seen).float() for seen in noisy.values())
+    assert anchor.mean() == pytest.approx(0.5, abs=0.05)
+    assert negative.mean() == pytest.approx(0.5, abs=0.05)
+    assert (anchor * negative).mean() == pytest.approx(0.25, abs=0.05)  # decided independently
+    assert np.mean(own_positives) < 0.1  # not its own but by chance
     levels = torch.cat(levels)
     assert -5.01 < levels.min() < -4.5
     assert 4.5 < levels.max() < 5.01
+
+
+def test_batch_statistics_of_the_three_passes():
+    """Anchors, positives and negatives are normalised one after the other, each by themselves."""
+    made = module().double()
+    made.log = lambda *_, **__: None
+    parts = [2.0 * k + torch.rand(3, 500, 138, dtype=torch.float64) for k in range(3)]
+    made.triplet = lambda x, noise: parts
+    alone = copy.deepcopy(made.extractor.encoder)
+    wave = torch.randn(6, made.extractor.n_samples, dtype=torch.float64)
+    loss = made.training_step((wave, torch.zeros(6)), 0)
+    embeddings = [copy.deepcopy(alone)(part) for part in parts]
+    expected = nn.functional.triplet_margin_loss(*embeddings, margin=1.0)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    running = torch.zeros(500, dtype=torch.float64)
+    for part in parts:
+        running = 0.9 * running + 0.1 * part.mean((0, 2))
+    norm = made.extractor.encoder.stem.bin_norm
+    assert norm.num_batches_tracked == 3
+    torch.testing.assert_close(norm.running_mean, running)
+
+
+def test_the_mean_over_time_is_removed_once_before_mixing(monkeypatch):
+    made = module(noise_prob=1.0)
+    made.log = lambda *_, **__: None
+    seen = {}
+    triplet = made.triplet
+    monkeypatch.setattr(made, "triplet", lambda *args: seen.update(args=args) or triplet(*args))
+    encoded = []
+    encoder = made.extractor.encoder
+    encoder.register_forward_pre_hook(lambda _, args: encoded.append(args[0]))
+    wave = 0.1 * torch.randn(8, made.extractor.n_samples)
+    made.training_step((wave, torch.zeros(8)), 0)
+    stft = made.extractor.stft(wave)
+    for removed, spectra in zip(seen["args"], stft.chunk(2), strict=True):
+        torch.testing.assert_close(removed, spectra - spectra.mean(2, keepdim=True))
+    anchor, positive, negative = encoded
+    for mixed in (anchor, positive):
+        torch.testing.assert_close(mixed.mean(2), torch.zeros(4, 500), atol=1e-6, rtol=0)
+    assert negative.mean(2).abs().max() > 1e-3  # what is stretched keeps the mean that it then has
 
 
 def test_how_negatives_are_stretched(monkeypatch):
@@ -187,14 +228,15 @@ def test_how_negatives_are_stretched(monkeypatch):
         assert high - 0.02 < part.max() <= high
 
 
-def test_loss_by_hand(monkeypatch):
+def test_loss_by_hand():
     made = module()
     made.log = lambda *_, **__: None
-    points = torch.tensor([[0.0, 0.0], [1.0, 1.0], [3.0, 4.0], [1.0, 2.0], [0.0, 0.5], [9.0, 9.0]])
-    monkeypatch.setattr(made.extractor, "encode", lambda _: points)
-    made.triplet = lambda x, noise: (x, x, x)
+    anchors, positives, negatives = [[0, 0], [1, 1]], [[3, 4], [1, 2]], [[0, 0.5], [9, 9]]
+    made.triplet = lambda x, noise: map(torch.tensor, (anchors, positives, negatives))
+    made.extractor.encoder = nn.Module()
+    made.extractor.encoder.forward = torch.Tensor.float
     wave = torch.zeros(4, made.extractor.n_samples)
-    # anchors (0, 0), (1, 1); positives (3, 4), (1, 2); negatives (0, .5), (9, 9): (5 - .5 + 1 + 0) / 2
+    # the distances are 5 and 0.5, 1 and 8 sqrt(2): (5 - 0.5 + 1 + 0) / 2
     assert made.training_step((wave, torch.zeros(4)), 0).item() == pytest.approx(5.5 / 2, rel=1e-4)
 
 
@@ -228,7 +270,7 @@ def test_training(data_dir, tmp_path, monkeypatch, capsys):
     assert run.is_done
     assert run.epochs == [2]
     assert call(train_triplet, monkeypatch, *settings(data_dir, tmp_path, "fan")) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished, skipping" in capsys.readouterr().out
     assert call(train_triplet, monkeypatch, *settings(data_dir, tmp_path, "drill")) == 1
     assert "machine=drill: 0 training clips of it" in capsys.readouterr().err
     assert call(train_triplet, monkeypatch, *settings(data_dir, tmp_path, "pump"), "epochs=0") == 1

@@ -1,4 +1,6 @@
-"""Thousands of mutated sound files: whatever their bytes lead to, only InputError comes out of the reader."""
+"""Thousands of mutated audio files: the reader raises InputError alone, and what it accepts can be
+used.
+"""
 
 import time
 
@@ -9,6 +11,7 @@ import soundfile
 from unlabeledasd.errors import InputError
 from unlabeledasd.waveforms import check_clip, check_clips, read_clip
 
+N_FILES = 250
 BOUND_SECONDS = 60  # far more than needed; a reader that hangs must not hang the tests
 FORMATS = [
     ("WAV", "PCM_16"),
@@ -19,6 +22,12 @@ FORMATS = [
     ("WAVEX", "PCM_16"),
     ("RF64", "PCM_16"),
     ("FLAC", "PCM_16"),
+    ("W64", "PCM_16"),
+    ("AIFF", "PCM_16"),
+    ("AU", "PCM_16"),
+    ("CAF", "PCM_16"),
+    ("OGG", "VORBIS"),
+    ("MP3", "MPEG_LAYER_III"),
 ]
 
 
@@ -54,7 +63,7 @@ def test_mutated_files(tmp_path, container, subtype):
     whole, file = tmp_path / "whole", tmp_path / "clip.wav"
     soundfile.write(whole, rng.uniform(-0.5, 0.5, 600), 16000, format=container, subtype=subtype)
     whole, refused, end = whole.read_bytes(), 0, time.monotonic() + BOUND_SECONDS
-    for _ in range(400):
+    for _ in range(N_FILES):
         file.write_bytes(mutate(whole, rng))
         try:
             check_clips(tmp_path, [file.name], 16000)
@@ -68,7 +77,8 @@ def test_mutated_files(tmp_path, container, subtype):
             assert len(wave) > 0
             assert np.isfinite(wave).all()
         assert time.monotonic() < end
-    assert 40 < refused < 400  # neither all nor none: the mutations reach the reader
+    # neither all nor none, so the mutations reach the reader; ogg has a checksum of every page
+    assert N_FILES // 10 < refused < N_FILES + (container == "OGG")
 
 
 @pytest.mark.parametrize("size", range(60))

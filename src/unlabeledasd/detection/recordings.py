@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import soxr
 
+from unlabeledasd.audio import AudioFile
 from unlabeledasd.errors import InputError
-from unlabeledasd.waveforms import check_whole, fit_length, opened
+from unlabeledasd.levels import Levels, check_values, length_notes
+from unlabeledasd.waveforms import fit_length
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff", ".w64")
 BLOCK_SECONDS = 10
+RATES = (1_000, 1_000_000)  # Hz
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -24,28 +27,66 @@ def audio_files(folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def read_blocks(path: Path, sample_rate: int, channel: int | None = None) -> Iterator[np.ndarray]:
-    """Blocks (T,) float32 in [-1, 1] at `sample_rate`, resampled by soxr at high quality; together the recording.
+def read_blocks(
+    path: Path, sample_rate: int, channel: int | None = None, notes: list[str] | None = None
+) -> Iterator[np.ndarray]:
+    """Blocks (T,) float32, full scale 1.0, at `sample_rate`, resampled by soxr: the recording.
 
     channel: counted from 0; None: the mean of all. A recording of one channel is taken as it is.
+    notes: gets what a user should know of the score, when the last block was read.
     """
-    with opened(path) as file:
+    with AudioFile(path) as file:
         if channel is not None and not 0 <= channel < file.channels and file.channels > 1:
             raise InputError(
                 f"{path}: {file.channels} channels, but channel {channel} is asked for (from 0)"
             )
-        check_whole(path)
-        resampler = soxr.ResampleStream(file.samplerate, sample_rate, 1, dtype="float32")
-        for block in file.blocks(BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True):
-            wave = (
-                block.mean(axis=1) if channel is None or file.channels == 1 else block[:, channel]
-            )
-            if not np.isfinite(wave).all():
-                raise InputError(f"{path}: samples in it are not finite numbers")
-            wave = np.ascontiguousarray(wave)
-            yield wave if file.samplerate == sample_rate else resampler.resample_chunk(wave)
-        if file.samplerate != sample_rate:
+        if not RATES[0] <= file.sample_rate <= RATES[1]:
+            allowed = f"allowed are {RATES[0]:,} to {RATES[1]:,}"
+            raise InputError(f"{path}: sample rate {file.sample_rate:,} Hz, {allowed}")
+        is_mean = channel is None and file.channels > 1
+        levels, place = Levels(), 0
+        resampler = soxr.ResampleStream(file.sample_rate, sample_rate, 1, dtype="float32")
+        for block in file.blocks(BLOCK_SECONDS * file.sample_rate):
+            one = channel if file.channels > 1 else 0
+            wave = block.mean(axis=1) if is_mean else np.ascontiguousarray(block[:, one])
+            with file.explained():
+                check_values(wave, place)
+            place += len(wave)
+            levels.add(wave, block if is_mean else None)
+            yield wave if file.sample_rate == sample_rate else resampler.resample_chunk(wave)
+        if file.sample_rate != sample_rate:
             yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+        if notes is not None:
+            notes += file.notes + length_notes(place, file.sample_rate)
+            notes += levels.notes(file.is_float)
+
+
+def array_blocks(
+    samples: np.ndarray, rate: float, sample_rate: int, channel: int | None = None
+) -> Iterator[np.ndarray]:
+    """Samples (T,) or (T, channels) at `rate` as one block (T',) float32 at `sample_rate`.
+
+    channel: as in read_blocks. Integers (int16, int32) are scaled to [-1, 1).
+    """
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2):
+        raise InputError(f"samples of shape {samples.shape}: expected (T,) or (T, channels)")
+    if not rate > 0:
+        raise InputError(f"sample_rate={rate}: more than 0, in Hz")
+    if samples.dtype in (np.int16, np.int32):
+        samples = samples / (np.iinfo(samples.dtype).max + 1.0)
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise InputError(f"samples of dtype {samples.dtype}: expected float, int16 or int32")
+    if samples.ndim == 2:
+        count = samples.shape[1]
+        if channel is not None and count > 1 and not 0 <= channel < count:
+            raise InputError(f"samples of {count} channels, but channel={channel} (from 0)")
+        one = 0 if count == 1 else channel
+        samples = samples.mean(axis=1) if one is None else samples[:, one]
+    if not np.isfinite(samples).all():
+        raise InputError("samples: not all of them are finite numbers")
+    wave = np.ascontiguousarray(samples, dtype=np.float32)
+    yield wave if rate == sample_rate else soxr.resample(wave, rate, sample_rate)
 
 
 def windows(
@@ -53,8 +94,9 @@ def windows(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """(first sample, window (length,)) of a recording that comes in blocks (T,).
 
-    Up to `length` samples: one window, repeated from its first sample as in training. Longer: one every `hop`
-    samples, and a last one that ends where the recording does. Nothing for an empty recording.
+    Up to `length` samples: one window, repeated from its first sample as in training. Longer: one
+    every `hop` samples, and a last one that ends where the recording does. Nothing for an empty
+    recording.
     """
     if not 0 < hop <= length:
         raise ValueError(f"hop={hop}: at least 1 and at most {length}")
