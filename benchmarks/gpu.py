@@ -24,10 +24,12 @@ import numpy as np
 import pandas as pd
 import torch
 from measuring import BENCHMARKS, clips, options, prepared, show
+from repeatable import agreement, equal_bytes
 
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 BATCH, SECONDS = (64, 18.0) if CUDA else (4, 4.4)
+SIZES = [f"dataset.batch_size={BATCH}", f"dataset.clip_seconds={SECONDS}"]
 WARM_UP, STEPS = (5, 20) if CUDA else (1, 2)
 MACHINES = 16 if CUDA else 2
 EPOCHS, TRAINING_CLIPS, TEST_CLIPS = 16, 1000, 200  # of a machine of dcase2023 and dcase2024
@@ -42,7 +44,6 @@ SETTINGS = {
     "plain layers": ["graph=false"],  # networks.py as it is
     "not deterministic": ["trainer.deterministic=false"],
     "float32": ["precision=32-true"],
-    "compile": ["compile=true"],
 }
 
 
@@ -86,8 +87,7 @@ def card() -> dict:
 
 def sized(data_dir: Path, method: str, *overrides: str) -> tuple:
     """(configuration, module, data) of a run with this benchmark's clip length and batch size."""
-    sizes = [f"dataset.batch_size={BATCH}", f"dataset.clip_seconds={SECONDS}"]
-    return prepared(data_dir, method, *sizes, *overrides)
+    return prepared(data_dir, method, *SIZES, *overrides)
 
 
 def train_steps(data_dir: Path, method: str, *overrides: str) -> dict:
@@ -112,7 +112,7 @@ def train_steps(data_dir: Path, method: str, *overrides: str) -> dict:
     make_trainer = functools.partial(build, config.trainer, precision=config.precision)
     start = time.perf_counter()
     run = Run(Path(f"{config.run_dir}_{time.monotonic_ns()}"))
-    fit(run, make_trainer, module, data, [1], graph=config.graph, compile=config.compile)
+    fit(run, make_trainer, module, data, [1], graph=config.graph)
     return {
         "step s": (times[1] - times[0]) / STEPS,
         "start s": times[0] - start,
@@ -132,6 +132,7 @@ def settings_table(data_dir: Path) -> list[dict]:
             found = train_steps(data_dir, DEFAULT, *overrides)
         step = found.pop("step s")
         rows.append({"setting": name, "clips/s": BATCH / step, "steps/s": 1 / step, **found})
+        print(f"{name}: {BATCH / step:.0f} clips/s")
     return rows
 
 
@@ -144,7 +145,7 @@ def one_step(data_dir: Path, method: str, *overrides: str) -> Callable[[], torch
     wave, labels = (x.to(DEVICE) for x in next(iter(data.train_dataloader())))
     accelerate(module.to(DEVICE).train().extractor, DEVICE)
     if CUDA and config.graph:
-        module.graphed = GraphedExtractor(module.extractor, config.compile)
+        module.graphed = GraphedExtractor(module.extractor)
     module.log = module.log_dict = functools.partial(lambda *_, **__: None)
     module.generator = torch.Generator(DEVICE).manual_seed(0)
     optimizer = module.configure_optimizers()
@@ -165,6 +166,7 @@ def profile(step: Callable[[], torch.Tensor], count: int = 3) -> tuple[list[dict
     """-> (the 15 kernels that take most of a step, busy seconds of the device in a step)."""
     from torch.profiler import ProfilerActivity
 
+    step()  # the first one records graphs
     activity = ProfilerActivity.CUDA if CUDA else ProfilerActivity.CPU
     with torch.profiler.profile(activities=[activity]) as profiler:
         for _ in range(count):
@@ -176,48 +178,10 @@ def profile(step: Callable[[], torch.Tensor], count: int = 3) -> tuple[list[dict
         if event.device_type == device:
             total = event.self_device_time_total if CUDA else event.self_cpu_time_total
             rows.append(
-                {"kernel": event.key, "ms": total / 1e3 / count, "calls": event.count / count}
+                {"kernel": event.key[:90], "ms": total / 1e3 / count, "calls": event.count / count}
             )
     rows.sort(key=lambda row: -row["ms"])
     return rows[:15], sum(row["ms"] for row in rows) / 1e3
-
-
-def agreement(data_dir: Path) -> list[dict]:
-    """Training and embeddings in float32 on this device against the CPU: relative differences."""
-    from scipy.stats import spearmanr
-
-    from unlabeledasd.fast import accelerate
-
-    found = {}
-    for device in ("cpu", DEVICE):
-        # without mixup, whose draws differ between devices
-        overrides = ["dataset.clip_seconds=5", "dataset.batch_size=8", "model.mixup_prob=0"]
-        overrides += ["precision=32-true", f"trainer.accelerator={device}"]
-        _, module, data = prepared(data_dir, DEFAULT, *overrides)
-        module.log = module.log_dict = functools.partial(lambda *_, **__: None)
-        module.generator = torch.Generator(device).manual_seed(0)
-        accelerate(module.to(device).train().extractor, device)
-        optimizer = module.configure_optimizers()
-        losses = []
-        for _, batch in zip(range(5), data.train_dataloader(), strict=False):
-            optimizer.zero_grad()
-            loss = module.training_step([x.to(device) for x in batch], 0)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        with torch.inference_mode():
-            wave = batch[0].to(device) / 32768
-            embedding = module.extractor.eval()(wave)[0].double().cpu()
-        found[device] = torch.tensor(losses, dtype=torch.float64), embedding
-    (losses, embedding), (other_losses, other_embedding) = found["cpu"], found[DEVICE]
-    distances = [torch.cdist(e, e).flatten().numpy() for e in (embedding, other_embedding)]
-    return [
-        {
-            "losses of 5 steps": ((losses - other_losses).abs() / losses).max().item(),
-            "embeddings": ((embedding - other_embedding).norm() / embedding.norm()).item(),
-            "rank correlation of distances": float(spearmanr(*distances).statistic),
-        }
-    ]
 
 
 def hours(rates: dict[str, float]) -> list[dict]:
@@ -257,22 +221,6 @@ def together(data_dir: Path) -> list[dict]:
     return rows
 
 
-def equal_bytes(data_dir: Path) -> list[dict]:
-    """Two runs of src/train.py with equal settings: how many of their score CSVs differ."""
-    scores = []
-    for name in ("one", "other"):
-        config = ["dataset=folder", "dataset.name=bench", f"data_dir={data_dir}", "seed=1"]
-        config += [f"method={DEFAULT}", f"run_dir={data_dir}/{name}", "score_epochs=[1]"]
-        config += [f"dataset.clip_seconds={SECONDS}", f"dataset.batch_size={BATCH}"]
-        command = [sys.executable, BENCHMARKS.parent / "src/train.py", *config]
-        subprocess.run(command, check=True, capture_output=True)
-        files = sorted(Path(data_dir, name).glob("*/infer/*/*_score.csv"))
-        scores.append({file.relative_to(data_dir / name): file.read_bytes() for file in files})
-    one, other = scores
-    differing = sum(content != other.get(file) for file, content in one.items())
-    return [{"score CSVs": len(one), "differing": differing}]
-
-
 def scoring(data_dir: Path) -> list[dict]:
     """Seconds of one epoch's scores: clips to the device, embeddings, scorers of 16 machines."""
     from settings.build import build
@@ -309,11 +257,19 @@ def scoring(data_dir: Path) -> list[dict]:
     return [{**row, "scorers s": scored, "scored clips": len(table)}]
 
 
+def compare_with_cpu(data_dir: Path) -> list[dict]:
+    return agreement(data_dir, DEFAULT, DEVICE)
+
+
+def compare_runs(data_dir: Path) -> list[dict]:
+    return equal_bytes(data_dir, DEFAULT, *SIZES)
+
+
 SINGLE = {
     "together": ("Processes at a time", together),
     "scoring": ("Scoring of an epoch", scoring),
-    "cpu": ("Agreement with the CPU in float32, relative", agreement),
-    "bytes": ("Two runs", equal_bytes),
+    "cpu": ("Agreement with the CPU in float32, relative", compare_with_cpu),
+    "bytes": ("Two runs", compare_runs),
 }
 PARTS = "card steps profile methods together scoring cpu bytes"
 

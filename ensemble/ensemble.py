@@ -1,7 +1,7 @@
 """Average the anomaly scores of several epochs of a run, clip by clip, into the column AS-ensemble.
 
-Reads <run>/<machine>/infer/version_epoch<N>/, writes <run>/<machine>/infer/version_epoch_<N>_<N>.../ and prints
-the metrics. src/train.py does the same at the end of every run.
+Reads <run>/<machine>/infer/version_epoch<N>/, writes version_epoch_<N>_<N>.../ next to it and
+prints the metrics. src/train.py does the same at the end of every run.
 """
 
 import argparse

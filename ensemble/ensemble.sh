@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Average the anomaly scores of epochs 12, 14 and 16 of finished runs once more; src/train.py does so by itself.
+# Average the anomaly scores of epochs 12, 14 and 16 of finished runs, as src/train.py does already.
 #
-#   ensemble/ensemble.sh                                         all seeds of ${method} below
+#   ensemble/ensemble.sh                          all seeds of ${method} below
 #   DATASETS=demo METHODS="na_1024 na_0256" SEEDS=1 ensemble/ensemble.sh
-#   CONFIG=my_epochs.yaml ensemble/ensemble.sh                   other epochs than epoch_12_14_16.yaml
+#   CONFIG=my_epochs.yaml ensemble/ensemble.sh    other epochs than those of epoch_12_14_16.yaml
 
 method=subloss_0256_4096
 set -euo pipefail

@@ -4,21 +4,21 @@
 #   source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 #   use_environment
 #
-# After that plain `python` has what pyproject.toml asks for, and `import unlabeledasd` is this checkout's.
+# After that plain `python` has what pyproject.toml asks for, and imports this checkout's package.
 
 REPOSITORY="$(CDPATH='' cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 # usage SCRIPT: print its header, the comment lines below the first line.
 usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$1"; }
 
-# has_requirements PYTHON [dev] [export]: succeed if this Python has all of them (dev: test tools too,
-# export: ONNX too), else print what it lacks.
+# has_requirements PYTHON [dev] [export]: succeed if this Python has all of them (dev: test tools
+# too, export: ONNX too), else print what it lacks.
 has_requirements() {
   "$1" "${REPOSITORY}/jobs/missing_requirements.py" "${@:2}" 2> /dev/null
 }
 
-# use_environment [dev] [export]: the active environment (venv, conda, whatever `python` is) if it has
-# everything, else venv/. A script that another one called does not look again.
+# use_environment [dev] [export]: the active environment (venv, conda, whatever `python` is) if it
+# has everything, else venv/. A script that another one called does not look again.
 use_environment() {
   [[ "${UNLABELEDASD_PYTHON:-}" != "${REPOSITORY} $* $(command -v python)" ]] || return 0
   if ! has_requirements python "$@" > /dev/null; then

@@ -1,17 +1,20 @@
 #!/usr/bin/env bash
-# Make sure there is a Python environment with all requirements. If the active one (venv, conda, or whatever
-# `python` is) has them, or venv/ in this repository does, nothing is installed; otherwise venv/ is made or completed.
+# Make sure that a Python environment with all requirements exists: the active one (venv, conda, or
+# whatever `python` is) or venv/ in this repository. If one of them has everything, nothing is
+# installed; otherwise venv/ is made or completed.
 #
-#   bash jobs/setup.sh                            once; the jobs find the environment by themselves
-#   bash jobs/setup.sh --dev                      test tools and ONNX count as requirements too (jobs/test.sh asks for that)
-#   PYTHON=python3.12 bash jobs/setup.sh          make venv/ with this Python (3.10 to 3.13)
-#   TORCH_INDEX=https://download.pytorch.org/whl/cpu bash jobs/setup.sh       make venv/ with a smaller torch, CPU only
-#   TORCH_INDEX=https://download.pytorch.org/whl/cu126 bash jobs/setup.sh     make venv/ with torch for CUDA 12.6
+#   bash jobs/setup.sh                       once; the jobs find the environment by themselves
+#   bash jobs/setup.sh --dev                 test tools and ONNX too, which jobs/test.sh needs
+#   PYTHON=python3.12 bash jobs/setup.sh     make venv/ with this Python (3.10 to 3.13)
 #
-# PyPI's torch for Linux is built for CUDA 13, which needs an NVIDIA driver of version 580 or newer; without a GPU it
-# runs on the CPU. https://pytorch.org/get-started/previous-versions lists the builds for older drivers and AMD.
-# Any other torch from 2.6 to 2.11 with the torchaudio of the same version and build will do as well: activate your own
-# environment that has the pair, `pip install -e .` (with the test tools: `pip install -e '.[dev]'`): every job uses it.
+#   TORCH_INDEX=https://download.pytorch.org/whl/cpu bash jobs/setup.sh      torch for the CPU alone
+#   TORCH_INDEX=https://download.pytorch.org/whl/cu126 bash jobs/setup.sh    torch for CUDA 12.6
+#
+# PyPI's torch for Linux is built for CUDA 13, which needs an NVIDIA driver of version 580 or
+# newer; without a GPU it runs on the CPU. https://pytorch.org/get-started/previous-versions lists
+# the builds for older drivers and AMD. Any other torch from 2.6 to 2.11 with the torchaudio of the
+# same version and build will do as well: activate your own environment that has the pair, `pip
+# install -e .` (with the test tools: `pip install -e '.[dev]'`): every job uses it.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
@@ -22,15 +25,20 @@ case "${1:-}" in
   *) echo "unknown argument $1; see bash jobs/setup.sh --help" >&2; exit 2 ;;
 esac
 
-# pick_python: name one that can make venv/, or say in one line what to do.
+# pick_python: print one that can make venv/, or say in one line what to do.
 pick_python() {
   local candidate version bare="" found=""
-  if [[ -n "${PYTHON:-}" ]]; then set -- "${PYTHON}"; else set -- python3 python3.{13,12,11,10} python; fi
+  local ask='import sys; print("%d.%d" % sys.version_info[:2])'
+  set -- python3 python3.{13,12,11,10} python
+  [[ -z "${PYTHON:-}" ]] || set -- "${PYTHON}"
   for candidate in "$@"; do
-    version="$("${candidate}" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null)" || continue
+    version="$("${candidate}" -c "${ask}" 2> /dev/null)" || continue
     case "${version}" in
       3.10 | 3.11 | 3.12 | 3.13)
-        if "${candidate}" -c 'import venv, ensurepip' 2> /dev/null; then echo "${candidate}"; return; fi
+        if "${candidate}" -c 'import venv, ensurepip' 2> /dev/null; then
+          echo "${candidate}"
+          return
+        fi
         bare="${bare:-${version}}" ;;
       *) found="${found:-, not ${version}}" ;;
     esac
@@ -38,7 +46,8 @@ pick_python() {
   if [[ -n "${bare}" ]]; then
     echo "this Python cannot make virtual environments: apt install python${bare}-venv" >&2
   else
-    echo "needs Python 3.10 to 3.13${found}: install one, or name it: PYTHON=/path/to/python3 bash jobs/setup.sh" >&2
+    echo "needs Python 3.10 to 3.13${found}: install one, or name it:" \
+      "PYTHON=/path/to/python3 bash jobs/setup.sh" >&2
   fi
   return 1
 }
@@ -55,7 +64,8 @@ if [[ "${active}" != "${venv}/bin/python" ]] && lacking="$(has_requirements pyth
   exit 0
 fi
 if [[ "${index}" != "${venv_index}" && -e "${venv}" ]]; then
-  echo "venv/ holds torch from ${venv_index:-PyPI}; for another build remove it first: rm -r '${venv}'" >&2
+  echo "venv/ has torch from ${venv_index:-PyPI}; for another build remove it first:" \
+    "rm -r '${venv}'" >&2
   exit 1
 fi
 if has_requirements "${venv}/bin/python" "$@" > /dev/null; then
@@ -69,7 +79,9 @@ if [[ -n "${VIRTUAL_ENV:-${CONDA_PREFIX:-}}" && -n "${lacking:-}" ]]; then
 fi
 
 case "$(uname -sm)${index:+ ${index##*/}}" in
-  "Linux x86_64") size="about 2.9 GB (torch for CUDA 13; CPU only is 0.4 GB: bash jobs/setup.sh --help), 5.5 GB on disk" ;;
+  "Linux x86_64")
+    size="about 2.9 GB (torch for CUDA 13; CPU only is 0.4 GB: bash jobs/setup.sh --help),"
+    size+=" 5.5 GB on disk" ;;
   *" cpu" | Darwin*) size="about 0.4 GB" ;;
   *) size="up to 5 GB" ;;
 esac
@@ -82,12 +94,13 @@ else
   "${python}" -m venv --clear "${venv}" || { rm -rf "${venv}"; exit 1; }
   if [[ -n "${index}" ]]; then echo "${index}" > "${venv}/torch_index"; fi
 fi
+install=("${venv}/bin/python" -m pip install --disable-pip-version-check)
 if [[ -n "${index}" ]]; then
   # First the pair of exactly this build: its version (2.11.0+cpu) then satisfies the pin.
   grep -E '^torch(audio)?==' requirements.txt \
-    | "${venv}/bin/python" -m pip install --disable-pip-version-check --no-deps --index-url "${index}" -r /dev/stdin
+    | "${install[@]}" --no-deps --index-url "${index}" -r /dev/stdin
 fi
-"${venv}/bin/python" -m pip install --disable-pip-version-check ${index:+--extra-index-url "${index}"} -r requirements.txt
+"${install[@]}" ${index:+--extra-index-url "${index}"} -r requirements.txt
 if ! lacking="$(has_requirements "${venv}/bin/python" "$@")"; then
   echo "${venv} still lacks ${lacking//$'\n'/, }: remove it and run this again" >&2
   exit 1

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Lint and test everything: ruff (rules and format), shellcheck, pytest. All of them run, and the exit
-# status is non-zero if one fails.
-# Sets up the environment first if there is none (jobs/setup.sh). Arguments are passed to pytest.
+# Lint and test everything: ruff (rules and format), mypy, shellcheck, pytest.
+#
+# All of them run, and the exit status is non-zero if one fails. Where no environment exists yet,
+# jobs/setup.sh makes it first. Arguments are passed to pytest.
 #
 #   bash jobs/test.sh                       everything except the tests marked slow
 #   bash jobs/test.sh -m slow               the slow tests
@@ -21,6 +22,8 @@ failed=0
 echo "== ruff"
 python -m ruff check . || failed=1
 python -m ruff format --check . || failed=1
+echo "== mypy"
+python -m mypy || failed=1
 echo "== shellcheck"
 find . .ci/run \( -name venv -o -name data -o -name results -o -name '.?*' \) -prune -o \
   \( -name '*.sh' -o -path .ci/run \) -type f -exec shellcheck -x {} + || failed=1

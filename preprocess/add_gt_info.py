@@ -2,12 +2,14 @@
 
   section_00_0000.wav -> section_00_source_test_normal_0031_<attributes>.wav
 
-The official lists, and the true attributes of machines that hide them, are fetched from their publisher (or read
-from --ground-truth) to <data_dir>/<dataset>/ground_truth/. Nothing is renamed unless every clip of every machine
-fits its list; a journal per machine makes the renaming safe to kill, to repeat and to undo.
+The official lists, and the true attributes of machines that hide them, are fetched from their
+publisher (or read from --ground-truth) to <data_dir>/<dataset>/ground_truth/. Nothing is renamed
+unless every clip of every machine fits its list; a journal per machine makes the renaming safe to
+kill, to repeat and to undo.
 """
 
 import argparse
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -41,11 +43,13 @@ class Task:
             options.links if options.mode == "symlink" else options.data_dir
         )  # what is written to
         self.kept = ground_truth_folder(self.home, dataset)
+        self.lists = [self.kept, ground_truth_folder(options.data_dir, dataset)]
         chosen = options.machines
         self.machines = [
             m for group in dataset.machines.values() for m in group if not chosen or m in chosen
         ]
         self.files: dict[Path, bytes] = {}
+        self.missing = ""  # why true attributes are
         self.renamings: list[Renaming] = []
 
     def prepare(self) -> None:
@@ -58,7 +62,8 @@ class Task:
             )
         if self.options.mode == "rename" and self.tree.is_dir():
             raise InputError(
-                f"{self.tree}: links to the clips by their present names; first --mode symlink --undo"
+                f"{self.tree}: links to the clips by their present names; "
+                "first --mode symlink --undo"
             )
         lists = {} if self.options.undo else self.read(evaluation)
         for machine in evaluation:
@@ -72,12 +77,13 @@ class Task:
     def read(self, evaluation: list[str]) -> dict:
         """The official list; it and the true attributes are in `files` then, to be kept."""
         given = self.options.ground_truth
-        content, source = get_list(self.dataset, self.kept, given)
+        content, source = get_list(self.dataset, self.lists, given)
         lists = read_lists(content.decode("utf-8-sig", "replace"), source)
         if lacking := [machine for machine in evaluation if machine not in lists]:
             raise InputError(f"{source}: no clips of {' '.join(lacking)} in it")
         self.files[Path(list_name(self.dataset))] = content
-        self.files |= get_attributes(self.dataset, self.machines, self.kept, given)
+        attributes, self.missing = get_attributes(self.dataset, self.machines, self.lists, given)
+        self.files |= attributes
         return lists
 
     def run(self) -> None:
@@ -94,27 +100,31 @@ class Task:
             with replacing(self.kept / name) as temporary:
                 temporary.write_bytes(content)
         if new:
-            print(
-                f"  {len(new)} lists of names and true attributes {'to be put' if dry else 'put'} in {self.kept}"
-            )
+            put = "to be put" if dry else "put"
+            print(f"  {len(new)} lists of names and true attributes {put} in {self.kept}")
         done = ("would be " if dry else "") + (
             "linked" if symlink else "undone" if undo else "renamed"
         )
         for renaming in self.renamings:
             if not dry and not symlink:
                 renaming.run()
-            if steps := renaming.steps:
+            steps, count = renaming.steps, len(renaming.present)
+            if steps:
                 example = f", {steps[0][0]} -> {steps[0][1]}, ..." if dry else ""
-                print(
-                    f"  {renaming.machine}: {len(steps)} of {len(renaming.present)} clips {done}{example}"
-                )
+                print(f"  {renaming.machine}: {len(steps)} of {count} clips {done}{example}")
             else:
-                print(
-                    f"  {renaming.machine}: all {len(renaming.present)} clips have these names already"
-                )
+                print(f"  {renaming.machine}: all {count} clips already have these names")
+        if self.missing:
+            print(
+                f"warning: {self.missing}; true attributes are missing, which the pseudo-labels gt "
+                "need: run this again, or give --ground-truth DIR",
+                file=sys.stderr,
+            )
         if undo and not self.renamings:
             print("  nothing to undo: no journal of renamed clips")
         if symlink and not dry:
+            for renaming in self.renamings:
+                renaming.write_journal()
             links = wanted_links(
                 self.options.data_dir, self.raw, self.tree, self.machines, self.renamings
             )
@@ -132,6 +142,8 @@ class Task:
             print(f"{self.tree}: would be removed")
         else:
             remove_tree(self.tree)
+            for journal in self.kept.glob("*/renamed.csv"):
+                journal.unlink()
             print(f"{self.tree}: removed")
 
 

@@ -1,9 +1,10 @@
-"""Fetch the official DCASE Task 2 archives from Zenodo and unpack them into the layout of the experiments.
+"""Fetch the official DCASE Task 2 archives from Zenodo and unpack them for the experiments.
 
   <data_dir>/<dataset>/all/raw/<machine>/{train,test}
 
-A part of a machine that is there already (a train or test folder with clips) is left alone, so a second call does
-nothing and a broken one goes on. Archives are verified against the record's checksums before they are unpacked.
+A part of a machine that exists (a train or test folder with clips) is left alone, so a second call
+does nothing, and one after an interruption resumes. Archives are verified against the record's
+checksums before they are unpacked.
 """
 
 import argparse
@@ -62,28 +63,33 @@ class Archive:
         return sum(is_audio(entry.name) for entry in os.scandir(folder)) if folder.is_dir() else 0
 
     @property
-    def is_there(self) -> bool:
+    def is_unpacked(self) -> bool:
         return all(self.clips(split) for split in self.splits)
 
     def problems(self) -> Iterator[str]:
-        """Folders that hold clips, but not as many as they should."""
+        """Folders that contain clips, but not as many as they should."""
         for split in self.splits:
             found, expected = self.clips(split), self.expected[split]
             if found and expected and found != expected:
-                yield f"{self.folder / split}: {found} clips, expected {expected}; remove it to have it fetched anew"
+                counts = f"{found} clips, expected {expected}"
+                yield f"{self.folder / split}: {counts}; remove the folder to fetch it again"
 
     def begun(self) -> tuple[Path, Path]:
         """What an interrupted call, or --keep-archives, may have left."""
         return self.cache / self.name, self.cache / f"{self.name}.part"
 
     def resolve(self, files: dict[str, tuple[str, int, str]]) -> str | None:
-        """Take address, size and checksum from the record, of the newest revision (dev_ToyCar_r2.zip); a problem."""
+        """Take address, size and checksum of the newest revision from the record; a problem.
+
+        The second revision of dev_ToyCar.zip is dev_ToyCar_r2.zip.
+        """
         pattern = re.compile(rf"{re.escape(self.stem)}(?:_r(\d+))?\.zip")
         revisions = {
             int(match[1] or 1): name for name in files if (match := pattern.fullmatch(name))
         }
         if not revisions:
-            return f"record {self.record}: no {self.stem}.zip in it, only {' '.join(sorted(files)) or 'nothing'}"
+            content = " ".join(sorted(files)) or "nothing"
+            return f"record {self.record}: no {self.stem}.zip in it, only {content}"
         self.name = revisions[max(revisions)]
         self.url, self.size, self.checksum = files[self.name]
         return None
@@ -140,7 +146,7 @@ def resolve(record: int, archives: list[Archive]) -> list[str]:
 
 
 def room(data_dir: Path, archives: list[Archive], keep: bool, jobs: int) -> tuple[str, bool]:
-    """What will be fetched and about how much space it takes, in words; whether there is as much."""
+    """What will be fetched and about how much space it takes, in words; whether it is free."""
     sizes = sorted((archive.size for archive in archives), reverse=True)
     begun = sum(
         file.stat().st_size for archive in archives for file in archive.begun() if file.is_file()
@@ -150,8 +156,8 @@ def room(data_dir: Path, archives: list[Archive], keep: bool, jobs: int) -> tupl
         folder for folder in (data_dir, *data_dir.absolute().parents) if folder.is_dir()
     )
     free = shutil.disk_usage(existing).free
-    text = f"{len(sizes)} archives to fetch, {gb(sum(sizes) - begun)}; takes about {gb(need)}, {gb(free)} are free"
-    return text, need <= free
+    text = f"{len(sizes)} archives to fetch, {gb(sum(sizes) - begun)}; takes about {gb(need)}"
+    return f"{text}, {gb(free)} are free", need <= free
 
 
 def gb(n_bytes: float) -> str:
@@ -159,7 +165,7 @@ def gb(n_bytes: float) -> str:
 
 
 def fetch_and_unpack(archive: Archive, keep: bool, progress) -> str:
-    """One archive from the record to raw/<machine>; what is there then, in words."""
+    """One archive from the record to raw/<machine>; what it contained, in words."""
     path = archive.cache / archive.name
     fetch_file(archive.url, path, archive.size, archive.checksum, progress)
     unpack(path, archive.folder, archive.splits)
@@ -200,7 +206,7 @@ def run(archives: list[Archive], keep: bool, jobs: int) -> list[str]:
         try:
             for future in as_completed(futures):
                 future.result()
-        except BaseException:  # Ctrl-C: what was fetched stays, the next call goes on
+        except BaseException:  # Ctrl-C: what was fetched stays, the next call resumes
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
@@ -220,16 +226,15 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--jobs", type=int, default=4, help="archives at once (4)")
     parser.add_argument(
-        "--dry-run", action="store_true", help="what, from where, how many GB, is there room"
+        "--dry-run", action="store_true", help="what, from where, how many GB, how many are free"
     )
     options = parser.parse_intermixed_args(arguments)
     if options.jobs < 1:
         raise InputError(f"--jobs {options.jobs}: at least 1")
     data_dir, todo, problems = options.data_dir, [], []
     if unknown := [name for name in options.datasets if name not in official]:
-        raise InputError(
-            f"dataset {' '.join(unknown)}: no official archives known; allowed are {' '.join(official)}"
-        )
+        names, allowed = " ".join(unknown), " ".join(official)
+        raise InputError(f"dataset {names}: no official archives known; allowed are {allowed}")
     datasets = [load_dataset(name) for name in dict.fromkeys(options.datasets)]
     check_machines(options.machines, datasets)
     with ExitStack() as locks:
@@ -240,12 +245,11 @@ def main(arguments: list[str] | None = None) -> None:
                 )
             archives = wanted_archives(data_dir, dataset, options.machines)
             problems += [problem for archive in archives for problem in archive.problems()]
-            lacking = [archive for archive in archives if not archive.is_there]
+            lacking = [archive for archive in archives if not archive.is_unpacked]
             records = list(dict.fromkeys(archive.record for archive in lacking))
-            print(
-                f"{dataset.name}: {len(archives) - len(lacking)} of {len(archives)} archives are unpacked already",
-                *(["(the others: records", ", ".join(map(str, records)) + ")"] if lacking else []),
-            )
+            others = f" (the others: records {', '.join(map(str, records))})" if lacking else ""
+            counts = f"{len(archives) - len(lacking)} of {len(archives)}"
+            print(f"{dataset.name}: {counts} archives are already unpacked{others}")
             for record in records:
                 problems += resolve(
                     record, [archive for archive in lacking if archive.record == record]
@@ -255,9 +259,8 @@ def main(arguments: list[str] | None = None) -> None:
             print("error:", problem, file=sys.stderr)
         if options.dry_run:
             for archive in todo:
-                print(
-                    f"{gb(archive.size):>9}  {archive.url} -> {archive.folder}/{{{','.join(archive.splits)}}}"
-                )
+                target = f"{archive.folder}/{{{','.join(archive.splits)}}}"
+                print(f"{gb(archive.size):>9}  {archive.url} -> {target}")
         if todo:
             text, enough = room(data_dir, todo, options.keep_archives, options.jobs)
             if not enough:
@@ -266,9 +269,8 @@ def main(arguments: list[str] | None = None) -> None:
             if not options.dry_run:
                 problems += run(todo, options.keep_archives, options.jobs)
     if problems:
-        raise InputError(
-            problems[0] if len(problems) == 1 else f"{len(problems)} problems, each told above"
-        )
+        several = f"{len(problems)} problems, see above"
+        raise InputError(problems[0] if len(problems) == 1 else several)
 
 
 if __name__ == "__main__":

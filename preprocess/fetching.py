@@ -1,4 +1,5 @@
-"""Files from the web: resumed where a connection broke, verified, in their place only when they are whole."""
+"""Files from the web: resumed where a connection broke, verified, in their place only when they
+are whole."""
 
 import hashlib
 import http.client
@@ -17,7 +18,7 @@ from unlabeledasd.errors import InputError
 TIMEOUT_S = 60  # without a byte
 ATTEMPTS = 6  # in a row that bring nothing new
 WAIT_S = 1.0  # before the second one, then twice as long each time
-TOLD_S = 4  # shorter waits are not told
+REPORTED_S = 4  # shorter waits are not reported
 CHUNK_BYTES = 1 << 18  # what a kill loses at most
 BROKEN = (
     URLError,
@@ -28,8 +29,13 @@ BROKEN = (
 )  # and not a full disk
 
 
+class Unreachable(InputError):
+    """The server did not answer, or the connection broke every time."""
+
+
 def ask(url: str, start: int = 0) -> http.client.HTTPResponse:
-    """The open response, from byte `start` on where the server can; InputError if asking again will not help."""
+    """The open response, from byte `start` on where the server can; InputError if asking again
+    will not help."""
     if not url.startswith(("http://", "https://")):
         raise InputError(f"{url}: expected an address that begins with https:// or http://")
     headers = {"User-Agent": "unlabeledasd"} | ({"Range": f"bytes={start}-"} if start else {})
@@ -41,8 +47,11 @@ def ask(url: str, start: int = 0) -> http.client.HTTPResponse:
         raise InputError(f"{url}: the server answers {error.code} {error.reason}") from None
 
 
-def patiently(attempt: Callable, url: str, position: Callable[[], int] = lambda: 0):
-    """What `attempt()` returns, tried again while connections break; `position()` tells whether one got further."""
+def patiently(
+    attempt: Callable, url: str, position: Callable[[], int] = lambda: 0, attempts: int = ATTEMPTS
+):
+    """What `attempt()` returns, tried again while connections break; Unreachable after so many
+    `attempts` in a row that did not advance `position()`."""
     failures, reached = 0, position()
     while True:
         try:
@@ -50,20 +59,15 @@ def patiently(attempt: Callable, url: str, position: Callable[[], int] = lambda:
         except BROKEN as error:  # noqa: PERF203
             failures = failures + 1 if position() <= reached else 1
             reached = position()
-            if failures == ATTEMPTS:
-                kept = (
-                    f"; {reached} bytes are kept, the same command goes on from there"
-                    if reached
-                    else ""
-                )
-                raise InputError(
-                    f"{url}: {getattr(error, 'reason', None) or error}, {ATTEMPTS} times{kept}"
-                ) from None
+            if failures == attempts:
+                kept = f"; {reached} bytes are kept, the same command resumes" if reached else ""
+                reason = getattr(error, "reason", None) or error
+                raise Unreachable(f"{url}: {reason}, {attempts} times{kept}") from None
             asked_for = error.headers.get("Retry-After", "") if isinstance(error, HTTPError) else ""
             wait = min(
                 120, max(WAIT_S * 2 ** (failures - 1), int(asked_for) if asked_for.isdigit() else 0)
             )
-            if wait >= TOLD_S:
+            if wait >= REPORTED_S:
                 tqdm.write(
                     f"{url}: {getattr(error, 'reason', None) or error}; again in {wait:.0f} s",
                     sys.stderr,
@@ -71,14 +75,15 @@ def patiently(attempt: Callable, url: str, position: Callable[[], int] = lambda:
             time.sleep(wait)
 
 
-def fetch_bytes(url: str, sha256: str | None = None) -> bytes:
-    """A small file; InputError where its checksum is another."""
+def fetch_bytes(url: str, sha256: str | None = None, attempts: int = ATTEMPTS) -> bytes:
+    """A small file; InputError where its checksum is another, Unreachable where no server
+    answers."""
 
     def attempt() -> bytes:
         with ask(url) as response:
             return response.read()
 
-    content = patiently(attempt, url)
+    content = patiently(attempt, url, attempts=attempts)
     if sha256 is not None and (found := hashlib.sha256(content).hexdigest()) != sha256:
         raise InputError(f"{url}: its SHA-256 is {found}, expected {sha256}; nothing was kept")
     return content
@@ -91,10 +96,11 @@ def fetch_file(
     checksum: str,
     progress: Callable[[int], object] = lambda n_bytes: None,
 ) -> None:
-    """Fetch `url` to `path`; `checksum` reads algorithm:digits. What came before goes on from `<path>.part`.
+    """Fetch `url` to `path`, resuming from `<path>.part`.
 
-    progress: called with the number of new bytes (negative where a server starts over); what it raises ends the
-    download, which the next call takes up. A whole file with a wrong checksum is set aside as `<path>.wrong`.
+    checksum: algorithm:digits; a whole file with another one is set aside as `<path>.wrong`.
+    progress: called with the number of new bytes (negative where a server starts over); what it
+    raises ends the download, which the next call resumes.
     """
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +127,7 @@ def fetch_file(
                 file.flush()
                 progress(len(chunk))
                 if file.tell() > size:
-                    return  # more than there should be: the checksum will tell
+                    return  # more than there should be: the checksum will show it
         if position() < size:
             raise ConnectionError(f"the connection ended after {position()} of {size} bytes")
 
@@ -136,7 +142,7 @@ def set_aside(part: Path, path: Path, reason: str) -> None:
     wrong = path.with_name(path.name + ".wrong")
     part.replace(wrong)
     raise InputError(
-        f"{path.name}: {reason}; set aside as {wrong}; the same command fetches it anew"
+        f"{path.name}: {reason}; set aside as {wrong}; the same command fetches it again"
     )
 
 

@@ -1,4 +1,4 @@
-"""A tree of links with the full names, beside the original clips: <links>/<dataset>/all/raw/<machine>/..."""
+"""A tree of links with the full names of clips: <links>/<dataset>/all/raw/<machine>/..."""
 
 import os
 import shutil
@@ -11,9 +11,10 @@ from unlabeledasd.errors import InputError
 def wanted_links(
     data_dir: Path, raw: Path, tree: Path, machines: list[str], renamings: list[Renaming]
 ) -> dict[Path, Path]:
-    """Link, relative to `tree`, -> what it says: whole machines or, where test clips get other names, their parts.
+    """Link in `tree` -> its target: whole machines, or their parts where clips are renamed.
 
-    Links are relative where the tree lies in the data folder, which can then be moved or mounted elsewhere.
+    Links are relative where the tree lies in the data folder, which can then be moved or mounted
+    elsewhere.
     """
     tree, data = tree.resolve(), data_dir.resolve()
     raw = data / raw.relative_to(data_dir)
@@ -36,7 +37,7 @@ def wanted_links(
 
 
 def existing_links(tree: Path) -> dict[Path, Path]:
-    """Links of a tree, relative to it -> what they say; InputError where it has a file that is no link."""
+    """Target of each link of a tree; InputError where it has a file that is no link."""
     links = {}
     for folder, folders, files in os.walk(tree):
         for path in [Path(folder, name) for name in [*folders, *files]]:
@@ -50,7 +51,7 @@ def existing_links(tree: Path) -> dict[Path, Path]:
 
 
 def build_tree(tree: Path, links: dict[Path, Path]) -> bool:
-    """Make `tree` hold exactly `links`, built beside it and put in place at once; False: it does already."""
+    """Make `tree` consist of exactly `links`, all at once; False if it does already."""
     if tree.is_dir() and existing_links(tree) == links:
         return False
     new = tree.with_name(f".{tree.name}.new")

@@ -1,6 +1,6 @@
 """Write the demo data: four synthesised machines, as the datasets demo and demo_unlabeled.
 
-A second call checks what is there and writes what is missing.
+A second call checks the clips that exist and writes those that are missing.
 """
 
 import argparse
@@ -29,9 +29,7 @@ def main() -> None:
         written = write_demo(
             args.data_dir, args.seed, lambda clips: tqdm(clips, "demo", unit=" clips")
         )
-        print(
-            f"{args.data_dir}/demo and demo_unlabeled: {written} clips written, the others were there"
-        )
+        print(f"{args.data_dir}/demo and demo_unlabeled: {written} clips written, the others exist")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Names of evaluation test clips: the official list, what lies in a folder, and the journal of a renaming.
+"""Names of evaluation test clips: the official list, what lies in a folder, and the journal of a
+renaming.
 
-Safe to kill at any moment: first the whole mapping is written to a journal, atomically; then each clip is renamed
-by one atomic call. A clip is therefore always found under one of its own names, so every call, the first or the one
-after a kill, does the same: it looks which clip has which name, refuses what does not fit, and renames the rest.
+Safe to kill at any moment: first the whole mapping is written to a journal, atomically; then each
+clip is renamed by one atomic call. A clip is therefore always found under one of its own names, so
+every call, the first or the one after a kill, does the same: it looks which clip has which name,
+refuses what does not fit, and renames the rest.
 """
 
 import csv
@@ -13,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from unlabeledasd.clips import AUDIO_SUFFIXES, BARE_NAME, FULL_NAME
+from unlabeledasd.clips import AUDIO_SUFFIXES, BARE_NAME, FULL_NAME, NO_ATTRIBUTE
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
 
@@ -32,9 +34,22 @@ class Names:
     def all(self) -> set[str]:
         return {self.bare, self.published, self.named}
 
+    @property
+    def hides_attribute(self) -> bool:
+        return self.named.endswith(f"_{NO_ATTRIBUTE}.wav")
+
+
+def without_attribute(name: str) -> str | None:
+    """section_00_source_test_normal_0031 of a full name with any attribute; None: no such name."""
+    match = FULL_NAME.fullmatch(name.removesuffix(".wav"))
+    if not match or not name.endswith(".wav"):
+        return None
+    return name[: match.start("attribute") - 1] if match["attribute"] else match[0]
+
 
 def full_name(published: str) -> str | None:
-    """The published name, or the same with the `_test_` that RoboticArm's names of 2024 lack; None: no clip name."""
+    """The published name, or the same with the `_test_` that RoboticArm's names of 2024 lack;
+    None: no clip name."""
     name = re.sub(
         r"^(section_\d{2}_(?:source|target))_(normal|anomaly)_", r"\1_test_\2_", published
     )
@@ -51,8 +66,8 @@ def is_bare(name: str) -> bool:
 
 
 def read_lists(text: str, source: Path | str) -> dict[str, list[Names]]:
-    """Machine -> names of its test clips, of an `eval_data_list_<year>.csv`: a machine's name alone on a line, then
-    a line `bare name,full name` for each of its clips."""
+    """Machine -> names of its test clips, of an `eval_data_list_<year>.csv`: a machine's name
+    alone on a line, then a line `bare name,full name` for each of its clips."""
     lists: dict[str, list[Names]] = {}
     rows: list[Names] | None = None
     for number, cells in enumerate(csv.reader(io.StringIO(text)), 1):
@@ -62,9 +77,8 @@ def read_lists(text: str, source: Path | str) -> dict[str, list[Names]]:
             bare, published = (cell.strip() for cell in cells[:2])
             named = full_name(published)
             if rows is None or named is None or not is_bare(bare):
-                raise InputError(
-                    f"{source}, line {number}: {','.join(cells)}: expected bare name,full name of a clip"
-                )
+                line = f"{source}, line {number}: {','.join(cells)}"
+                raise InputError(f"{line}: expected bare name,full name of a clip")
             rows.append(Names(bare, published, named))
     for machine, rows in lists.items():
         check_distinct(rows, f"{source}: {machine}")
@@ -72,14 +86,17 @@ def read_lists(text: str, source: Path | str) -> dict[str, list[Names]]:
 
 
 def check_distinct(rows: list[Names], source: str) -> None:
+    """InputError where two clips of a list have a name in common, attributes that are hidden
+    apart."""
     names = Counter(name for row in rows for name in row.all)
+    names.update(without_attribute(row.named) for row in rows if row.hides_attribute)
     if twice := [name for name, count in names.items() if count > 1]:
-        raise InputError(f"{source}: {twice[0]} is there twice")
+        raise InputError(f"{source}: {twice[0]} occurs twice")
 
 
 def audio_names(folder: Path) -> set[str]:
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder (--machines names those that are there)")
+        raise InputError(f"{folder}: no such folder (--machines selects those that exist)")
     with os.scandir(folder) as entries:
         return {
             e.name
@@ -89,11 +106,22 @@ def audio_names(folder: Path) -> set[str]:
 
 
 def present_names(folder: Path, rows: list[Names]) -> dict[Names, str]:
-    """Which name each clip of the list has in `folder` now; InputError unless it holds these clips, each once."""
+    """Which name each clip of the list has in `folder` now; InputError unless these are its clips,
+    each once.
+
+    A name that the list gives without its attribute may have the true one, as the authors' code
+    names clips of AirCompressor, HoveringDrone and ToothBrush of 2024.
+    """
     present = audio_names(folder)
-    found = {row: sorted(row.all & present) for row in rows}
+    by_stem: dict[str | None, set[str]] = {}
+    for name in present:
+        by_stem.setdefault(without_attribute(name), set()).add(name)
+    found = {}
+    for row in rows:
+        others = by_stem.get(without_attribute(row.named), set()) if row.hides_attribute else set()
+        found[row] = sorted(row.all & present | others)
     missing = [row for row, names in found.items() if not names]
-    extra = sorted(present.difference(*(row.all for row in rows)))
+    extra = sorted(present.difference(*found.values()))
     twice = [names for names in found.values() if len(names) > 1]
     problems = [
         *(
@@ -106,7 +134,7 @@ def present_names(folder: Path, rows: list[Names]) -> dict[Names, str]:
             if extra
             else []
         ),
-        *([f"a clip is there under two names ({' and '.join(twice[0])})"] if twice else []),
+        *([f"a clip exists under two names ({' and '.join(twice[0])})"] if twice else []),
     ]
     if problems:
         raise InputError(f"{folder}: {'; '.join(problems)}; nothing was renamed")
@@ -134,10 +162,13 @@ class Renaming:
             if now != self.wanted(names)
         ]
 
-    def run(self) -> None:
-        """Journal first; undone clips are forgotten last."""
+    def write_journal(self) -> None:
         if not self.journal.is_file():
             write_journal(self.journal, self.folder, self.present)
+
+    def run(self) -> None:
+        """Journal first; undone clips are forgotten last."""
+        self.write_journal()
         for now, wanted in self.steps:
             (self.folder / now).rename(self.folder / wanted)
         if self.undo:
@@ -147,7 +178,8 @@ class Renaming:
 def plan(
     machine: str, folder: Path, journal: Path, rows: list[Names] | None, undo: bool = False
 ) -> Renaming:
-    """Look at one machine and change nothing; InputError where list, journal and folder do not agree.
+    """Look at one machine and change nothing; InputError where list, journal and folder do not
+    agree.
 
     rows: the official list; None: what the journal says.
     """

@@ -1,9 +1,10 @@
-"""The demo data: four machines synthesised from their physics, named and laid out like DCASE Task 2.
+"""The demo data: four machines synthesised from their physics, with the names of DCASE Task 2.
 
-A clip is a machine at some speed and load, perhaps with a fault, in background noise, heard through a microphone.
-Noise, microphone position and recording level differ from clip to clip, more than a fault changes a clip, and are
-spread evenly over normal and anomalous clips: loudness or brightness alone finds no fault. A fault disturbs what
-tells speed and load apart: line frequencies, sidebands, harmonic balance, the timing of strokes.
+A clip is a machine at some speed and load, perhaps with a fault, in background noise, heard
+through a microphone. Noise, microphone position and recording level differ from clip to clip, more
+than a fault changes a clip, and are spread evenly over normal and anomalous clips: loudness or
+brightness alone finds no fault. A fault disturbs what distinguishes speed and load: line
+frequencies, sidebands, harmonic balance, the timing of strokes.
 """
 
 import filecmp
@@ -45,7 +46,8 @@ HIDDEN_MACHINES = ("gearbox", "bearing")  # those of demo_unlabeled that hide th
 
 
 def turns(rng: Generator, hz: float, wander: float = 0.002, hunting: float = 0.0) -> np.ndarray:
-    """Angle of a shaft at `hz`: its speed wanders slower than once a second, and hunts 1.5 to 4 times a second."""
+    """Angle of a shaft at `hz`: its speed wanders slower than once a second, and hunts 1.5 to 4
+    times a second."""
     slow = sum(np.cos(2 * np.pi * (rng.uniform(0.05, 0.9) * TIME + rng.random())) for _ in range(3))
     slow = wander * (slow + rng.normal()) + hunting * np.cos(2 * np.pi * rng.uniform(1.5, 4) * TIME)
     return rng.random() + np.cumsum(hz * (1 + slow)) / SAMPLE_RATE
@@ -110,11 +112,13 @@ def repeated_impacts(rng: Generator, angle: np.ndarray, jitter: float) -> np.nda
     )
 
 
-# ---- the machines: speed per minute, load 0 to 1, fault[kind] its severity 0 to 1 (0: without that fault) ----
+# ---- the machines: speed per minute, load 0 to 1, fault[kind] its severity 0 to 1 (0: without
+# that fault) ----
 
 
 def rotor(rng: Generator, speed: float, load: float, fault: dict[str, float]) -> np.ndarray:
-    """A fan of 7 blades: lines of shaft and blade pass, broadband noise that swells with every blade."""
+    """A fan of 7 blades: lines of shaft and blade pass, broadband noise that swells with every
+    blade."""
     shaft = turns(rng, speed / 60 * (1 - 0.03 * fault["drag"]), hunting=0.03 * fault["surge"])
     runout = 0.12 * (fault["blade"] + fault["imbalance"]) * wave(shaft)
     lines = harmonics(rng, 7 * shaft + runout, powers(24, 1.3 - 0.8 * load + 0.9 * fault["stall"]))
@@ -128,7 +132,8 @@ def rotor(rng: Generator, speed: float, load: float, fault: dict[str, float]) ->
 
 
 def gearbox(rng: Generator, speed: float, load: float, fault: dict[str, float]) -> np.ndarray:
-    """A pinion of 23 teeth drives a wheel of 31: mesh lines with sidebands of both shafts, churning oil."""
+    """A pinion of 23 teeth drives a wheel of 31: mesh lines with sidebands of both shafts,
+    churning oil."""
     pinion = turns(rng, speed / 60 * (1 - 0.03 * fault["drag"]))
     wheel = pinion * 23 / 31
     mesh = 23 * pinion + 0.15 * fault["eccentric"] * wave(wheel + 0.25)
@@ -146,7 +151,8 @@ def gearbox(rng: Generator, speed: float, load: float, fault: dict[str, float]) 
 
 
 def valve(rng: Generator, speed: float, load: float, fault: dict[str, float]) -> np.ndarray:
-    """A solenoid valve: every stroke clicks open, rings, hisses and clicks shut; under load it stays open longer."""
+    """A solenoid valve: every stroke clicks open, rings, hisses and clicks shut; under load it
+    stays open longer."""
     stroke = turns(rng, speed / 60 * (1 - 0.25 * fault["slow"]))
     opens = np.arange(np.ceil(stroke[0]), stroke[-1])
     opens += (0.008 + 0.2 * fault["irregular"]) * rng.standard_normal(len(opens))
@@ -171,7 +177,8 @@ def valve(rng: Generator, speed: float, load: float, fault: dict[str, float]) ->
 
 
 def bearing(rng: Generator, speed: float, load: float, fault: dict[str, float]) -> np.ndarray:
-    """A shaft in a rolling bearing, driven by a toothed belt over 11 teeth: belt lines, rolling noise, belt flap."""
+    """A shaft in a rolling bearing, driven by a toothed belt over 11 teeth: belt lines, rolling
+    noise, belt flap."""
     shaft = turns(rng, speed / 60 * (1 - 0.03 * fault["drag"]), hunting=0.03 * fault["slack"])
     rolling = noise(rng, (FREQUENCY_HZ + 100) ** -0.5)
     body = unit(ring(rolling, 620, 0.02) + (0.3 + 0.4 * load) * ring(rolling, 1800, 0.01))
@@ -234,7 +241,8 @@ MACHINES = {
 
 
 def background(rng: Generator, domain: str, tilt: float) -> np.ndarray:
-    """Coloured noise, dull (tilt 0) to bright (1), and the lines of a neighbouring machine; unit RMS."""
+    """Coloured noise, dull (tilt 0) to bright (1), and the lines of a neighbouring machine; unit
+    RMS."""
     gain = (FREQUENCY_HZ + 60) ** (1.1 * tilt - 1.4) * (1 + 2 * hump(rng.uniform(200, 4000), 0.5))
     neighbour_hz = rng.uniform(70, 190) if domain == "source" else rng.uniform(130, 250)
     lines = unit(harmonics(rng, turns(rng, neighbour_hz), powers(15, rng.uniform(0.5, 1.5))))
@@ -242,7 +250,8 @@ def background(rng: Generator, domain: str, tilt: float) -> np.ndarray:
 
 
 def microphone(rng: Generator, domain: str) -> np.ndarray:
-    """Gain over FREQUENCY_HZ: that of the microphone, and up to 6 dB here and there from where it stands."""
+    """Gain over FREQUENCY_HZ: that of the microphone, and up to 6 dB here and there from where it
+    stands."""
     place_db = sum(rng.uniform(-6, 6) * hump(200 * 2 ** rng.uniform(0, 5), 0.3) for _ in range(5))
     corner_hz, presence = (40, 0) if domain == "source" else (200, 0.8)
     return (
@@ -259,7 +268,8 @@ def generator(*key: object) -> Generator:
 
 
 def spread(clip: Clip, seed: int, n: int = 4) -> np.ndarray:
-    """`n` numbers of a clip in 0..1, each spread evenly over its group of clips (a Latin hypercube)."""
+    """`n` numbers of a clip in 0..1, each spread evenly over its group of clips (a Latin
+    hypercube)."""
     clips = COUNTS[clip.domain, clip.split, clip.condition]
     rng = generator(seed, clip.machine, clip.split, clip.domain, clip.condition)
     order = np.stack([rng.permutation(clips) for _ in range(n)])  # (n, clips)
@@ -300,10 +310,11 @@ def render(clip: Clip, seed: int = 0) -> np.ndarray:
 def write_demo(
     data_dir: str | Path, seed: int = 0, progress: Callable[[list], Iterable] = iter
 ) -> int:
-    """Write `demo` and `demo_unlabeled` below `data_dir`; what is there already is left alone. -> clips written.
+    """Write the clips of `demo` and `demo_unlabeled` that `data_dir` lacks; their number.
 
-    `demo_unlabeled` holds the same audio (as hard links where the file system has them); HIDDEN_MACHINES hide
-    their attributes there, and `demo_unlabeled/ground_truth/` tells them in the form of DCASE2024.
+    `demo_unlabeled` has the same audio (as hard links where the file system has them).
+    HIDDEN_MACHINES hide their attributes there; `demo_unlabeled/ground_truth/` lists them in the
+    form of DCASE2024.
     """
     demo, unlabeled = Path(data_dir) / "demo", Path(data_dir) / "demo_unlabeled"
     note, made_by = demo / "made_by.txt", f"unlabeledasd synthesis {VERSION}, seed {seed}\n"

@@ -1,4 +1,5 @@
-"""Unpack an official archive into raw/<machine>: never outside of it, and each folder at once or not at all."""
+"""Unpack an official archive into raw/<machine>: never outside of it, and each folder at once or
+not at all."""
 
 import re
 import shutil
@@ -18,7 +19,8 @@ def is_audio(name: str) -> bool:
 
 
 def place(member: zipfile.ZipInfo, archive: Path) -> PurePosixPath | None:
-    """Where a member belongs below raw/<machine>, whatever folders the archive has above that; None: nowhere."""
+    """Where a member belongs below raw/<machine>, whatever folders the archive has above that;
+    None: nowhere."""
     name = member.filename
     path = PurePosixPath(name)
     is_link = stat.S_ISLNK(member.external_attr >> 16)
@@ -31,15 +33,16 @@ def place(member: zipfile.ZipInfo, archive: Path) -> PurePosixPath | None:
     for depth, part in enumerate(path.parts[:-1]):
         if part in FOLDERS:
             return PurePosixPath(*path.parts[depth:])
-    return (
-        PurePosixPath(path.name) if path.suffix == ".csv" else None
-    )  # attributes_00.csv lies beside the folders
+    # attributes_00.csv lies next to the folders
+    return PurePosixPath(path.name) if path.suffix == ".csv" else None
 
 
 def unpack(archive: Path, folder: Path, splits: tuple[str, ...]) -> None:
-    """Unpack into a temporary folder in `folder`, then move; the `splits` last, since they say that all is there.
+    """Unpack into a temporary folder in `folder`, then move, the `splits` last.
 
-    Folders of `splits` that hold files already are left as they are.
+    A machine with its splits counts as complete.
+
+    Folders of `splits` that contain files are left as they are.
     """
     temporary = folder / f".unpacking_{archive.stem}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -67,11 +70,11 @@ def unpack(archive: Path, folder: Path, splits: tuple[str, ...]) -> None:
         for path in sorted(
             temporary.iterdir(), key=lambda path: (path.name in splits, path.name == "test")
         ):
-            there = folder / path.name
-            if path.is_file() or not there.is_dir() or not any(there.iterdir()):
-                path.replace(there)
-            elif path.name in splits and not any(is_audio(file.name) for file in there.iterdir()):
-                raise InputError(f"{there}: has files, but no clips; remove it")
+            target = folder / path.name
+            if path.is_file() or not target.is_dir() or not any(target.iterdir()):
+                path.replace(target)
+            elif path.name in splits and not any(is_audio(file.name) for file in target.iterdir()):
+                raise InputError(f"{target}: has files, but no clips; remove it")
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{archive}: cannot be unpacked ({error})") from None
     finally:

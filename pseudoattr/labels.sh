@@ -1,12 +1,13 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by pseudo_attr.sh and jobs/exp/exp3.sh after jobs/exp/common.sh: sets of pseudo-labels, one for
-# each dataset, source and, if the source has seeds, seed.
+# Sourced by pseudo_attr.sh and jobs/exp/exp3.sh after jobs/exp/common.sh: sets of pseudo-labels,
+# one for each dataset, source and, if the source has seeds, seed.
 #
 #   lacking DATASET SOURCE       why its labels cannot be made; nothing if they can, or exist
 #   plan_labels DATASET SOURCE   its sets, with every seed
 #   make_labels                  embed and cluster what is planned, after read_facts
 #
-# A set is an entry "DATASET SOURCE [SEED]" of SETS; NOT_MADE has those that failed or are locked elsewhere.
+# A set is an entry "DATASET SOURCE [SEED]" of SETS; NOT_MADE has those that failed or are locked
+# elsewhere.
 
 read -ra SETTINGS <<< "${SETTINGS:-}"   # more settings for pseudoattr/embed.py and cluster.py
 SETS=() NOT_MADE=() LEFT_OUT=()

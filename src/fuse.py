@@ -41,7 +41,11 @@ def write_fusion(options: argparse.Namespace) -> None:
         raise InputError(f"--out {out.folder}: a run of src/train.py; name another folder")
     tables = fuse_scores(sources, options.how)
     parts = [
-        {"run": str(source.run.folder.resolve()), "version": source.version, "column": source.column}
+        {
+            "run": str(source.run.folder.resolve()),
+            "version": source.version,
+            "column": source.column,
+        }
         for source in sources
     ]
     fusion = {"how": options.how, "sources": parts}

@@ -35,8 +35,8 @@ def score_cell(row: pd.Series) -> str:
 
 
 def difference_cell(row: pd.Series) -> str:
-    values = (f"{100 * row[name]:+.2f}".replace("-", "−") for name in ("difference", "low", "high"))
-    return "{} [{}, {}]".format(*values)
+    difference, low, high = (f"{100 * row[n]:+.2f}" for n in ("difference", "low", "high"))
+    return f"{difference} [{low}, {high}]".replace("-", "−")
 
 
 def arrange(

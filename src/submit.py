@@ -13,6 +13,7 @@ ground truth, as the official evaluator defines them.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from settings.datasets import (
     raw_folder,
 )
 from settings.kept import load_config, trained_extractor
-from unlabeledasd.clips import BARE_NAME, UNKNOWN, parse_clip
+from unlabeledasd.clips import BARE_NAME, NO_ATTRIBUTE, UNKNOWN, parse_clip
 from unlabeledasd.decisions import THRESHOLDS, decision_metrics, decision_threshold
 from unlabeledasd.detection.loading import open_run
 from unlabeledasd.errors import InputError, one_line_errors
@@ -69,11 +70,16 @@ def official_names(paths: list[str], dataset: DictConfig, data_dir: Path) -> lis
         return names
     journal, renamed = ground_truth_folder(data_dir, dataset) / machine / "renamed.csv", {}
     if journal.is_file():
-        table = pd.read_csv(journal)
-        renamed = dict(zip(table.named, table.bare, strict=True))
+        for row in pd.read_csv(journal).itertuples():
+            clip = parse_clip(f"{machine}/test/{row.named}")
+            renamed[clip] = row.bare
+            if clip.attribute == NO_ATTRIBUTE:  # the authors' code writes the true one there
+                renamed[replace(clip, attribute="")] = row.bare
     for i, path in enumerate(paths):
-        if parse_clip(path).condition != UNKNOWN:
-            bare = renamed.get(names[i]) or (raw_folder(data_dir, dataset) / path).resolve().name
+        clip = parse_clip(path)
+        if clip.condition != UNKNOWN:
+            bare = renamed.get(clip) or renamed.get(replace(clip, attribute=""))
+            bare = bare or (raw_folder(data_dir, dataset) / path).resolve().name
             if not BARE_NAME.fullmatch(bare.removesuffix(".wav")):
                 raise InputError(
                     f"{path}: its official bare name is not known: no {journal}, and the clip is "

@@ -109,8 +109,7 @@ def train(config: DictConfig, run: Run) -> None:
     scorers = build_scorers(config)
     make_trainer = partial(build, config.trainer, precision=config.precision)
     keep_all = config.keep_all_checkpoints
-    on_gpu = {"graph": config.graph, "compile": config.compile}
-    trainer = fit(run, make_trainer, module, data, epochs, keep_all, runs_after(), **on_gpu)
+    trainer = fit(run, make_trainer, module, data, epochs, keep_all, runs_after(), config.graph)
     root, paths = Path(config.data.root), table.path.tolist()
     device = trainer.strategy.root_device
     waiting = [epoch for epoch in epochs if not run.scorers(version_name([epoch])).is_file()]

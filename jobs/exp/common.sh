@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
-# Sourced by jobs/exp/*.sh and pseudoattr/pseudo_attr.sh, which set data_dir: the settings that they share,
-# and the steps of an experiment:
+# Sourced by jobs/exp/*.sh and pseudoattr/pseudo_attr.sh, which set data_dir: the settings that
+# they share, and the steps of an experiment:
 #
 #   plan DATASET METHOD SEED    a run; the METHOD triplet:MACHINE is the triplet model of a machine
 #   run_planned                 start by the launcher what is not finished of the plan
@@ -19,10 +19,10 @@ FAILED=""
 PART="${DATASETS:-}${METHODS:-}${SEEDS:-}"   # not empty: a part of the grid
 read_grid
 read_places
-read -ra OVERRIDES <<< "${OVERRIDES:-}"   # more settings for src/train.py: "data.batch_size=32 ..."
+read -ra OVERRIDES <<< "${OVERRIDES:-}"   # more settings for src/train.py
 # embeddings of 16 machines x 1,200 clips x 3 epochs
 [[ " ${OVERRIDES[*]-} " == *" keep_embeddings=false "* ]] || MB_PER_RUN=$((MB_PER_RUN + 106))
-read -ra REPORT <<< "${REPORT:-}"         # more settings for src/report.py: "--html --baseline na_1024"
+read -ra REPORT <<< "${REPORT:-}"         # more settings for src/report.py
 [[ -z "${LIST_RUNS:-}" ]] || DRY_RUN=1   # print the plan as jobs/status.sh reads it
 DATA_DIR="${DATA_DIR:-${data_dir:-}}"
 [[ -z "${DRY_RUN:-}" ]] || DATA_DIR="${DATA_DIR:-DATA_DIR}"   # nothing will be read
@@ -50,8 +50,8 @@ esac
   exit 1
 }
 
-# attended COMMAND...: its exit status. TERM, which the shell would see only after the command, ends the
-# command and then this script; so does Ctrl-C, which the command gets by itself.
+# attended COMMAND...: its exit status. TERM, which the shell would see only after the command,
+# ends the command and then this script; so does Ctrl-C, which the command gets by itself.
 attended() {
   local child="" status=0 stopped=""
   trap 'stopped=130' INT
@@ -77,24 +77,24 @@ ended() {
   esac
 }
 
-# afterwards LOG COMMAND...: what needs the runs that were launched, and next_stage: what is launched from
-# now on needs them. A launcher that only submits has its own.
+# afterwards LOG COMMAND...: what needs the runs that were launched, and next_stage: what is
+# launched from now on needs them. A launcher that only submits has its own.
 afterwards() { "${@:2}"; }
 next_stage() { :; }
 # shellcheck source=jobs/launch/local.sh
 source "jobs/launch/${LAUNCHER}.sh"
 
-# read_facts METHODS SOURCES: FACTS, what src/config says of DATASETS (python -m settings.facts --help).
+# read_facts METHODS SOURCES: FACTS, what src/config says of DATASETS; see src/settings/facts.py.
 read_facts() {
   use_environment
-  local -a more=()
-  [[ -z "${DRY_RUN:-}" ]] || more+=(--no-check)
-  [[ -z "${LIST_RUNS:-}" ]] || more+=(--results-dir="${RESULTS_DIR}")   # data need not be at hand
-  FACTS="$(python -m settings.facts "${DATASETS[@]}" --methods="$1" --sources="$2" \
-    --data-dir="${DATA_DIR}" --overrides="${OVERRIDES[*]-}" --settings="${SETTINGS[*]-}" ${more[@]+"${more[@]}"})"
+  local -a options=(--methods="$1" --sources="$2" --data-dir="${DATA_DIR}")
+  options+=(--overrides="${OVERRIDES[*]-}" --settings="${SETTINGS[*]-}")
+  [[ -z "${DRY_RUN:-}" ]] || options+=(--no-check)
+  [[ -z "${LIST_RUNS:-}" ]] || options+=(--results-dir="${RESULTS_DIR}")   # without the data
+  FACTS="$(python -m settings.facts "${DATASETS[@]}" "${options[@]}")"
 }
 
-# facts DATASET FACT [KEY]: the values of a fact, one a line; of those that begin with KEY, the rest.
+# facts DATASET FACT [KEY]: values of a fact, one a line; with KEY the rest of those that begin so.
 facts() {
   local dataset fact value
   while IFS=$'\t' read -r dataset fact value; do
@@ -108,7 +108,7 @@ facts() {
 PLAN=()
 plan() { PLAN+=("$1"$'\t'"$2"$'\t'"$3"); }
 
-# plan_teachers DATASET SOURCE: the runs, with every seed, whose embeddings a source of labels clusters.
+# plan_teachers DATASET SOURCE: the runs of every seed that a source of labels takes embeddings of.
 plan_teachers() {
   local method teachers
   teachers="$(facts "$1" teacher "$2")"
@@ -122,8 +122,8 @@ plan_teachers() {
 # quoted KEY=VALUE: in quotes for Hydra's parser, unless the value is a plain word or path.
 quoted() {
   local value="${1#*=}"
-  if [[ ! "${value}" =~ ^[A-Za-z/._][A-Za-z0-9/._-]*$ || "${value}" =~ ^(null|true|false|nan|inf)$ ]]
-  then
+  local plain='^[A-Za-z/._][A-Za-z0-9/._-]*$' special='^(null|true|false|nan|inf)$'
+  if [[ ! "${value}" =~ ${plain} || "${value}" =~ ${special} ]]; then
     # shellcheck disable=SC2016
     value="${value//\'/\\\'}" value="${value//'${'/'\${'}"
     value="'${value}'"
@@ -138,7 +138,7 @@ run_folder() { FOLDER="${1#folder:}/${2/:/_}_$3"; }   # in RESULTS_DIR
 # reaches_triplet OVERRIDE: triplet models have this setting too (src/config/triplet.yaml).
 reaches_triplet() { [[ "$1" =~ ^\+*(dataset\.|data\.|trainer\.|precision=|threads=|overwrite=) ]]; }
 
-# run_command DATASET METHOD SEED: its command line, quoted for the shell, to be called in the repository.
+# run_command DATASET METHOD SEED: its command line, quoted for the shell.
 run_command() {
   local override
   local -a command=(python)
@@ -163,7 +163,7 @@ run_command() {
   printf '%q ' "${command[@]}"
 }
 
-# list_planned: the plan, a run a line: kind, dataset, method or machine, seed, folder in RESULTS_DIR.
+# list_planned: a run a line: kind, dataset, method or machine, seed, folder in RESULTS_DIR.
 list_planned() {
   local run dataset method seed kind
   for run in ${PLAN[@]+"${PLAN[@]}"}; do
@@ -209,7 +209,7 @@ run_planned() {
   [[ ${#failed[@]} == 0 ]] || { printf 'failed: %s\n' "${failed[@]//$'\t'/ }" >&2; FAILED=1; }
 }
 
-# report NAME METHOD...: one run has printed its scores; the paper's tables are those of the whole grid.
+# report NAME METHOD...: the table, unless it would have one run, which has printed its scores.
 report() {
   [[ -z "${DRY_RUN:-}" && $((${#DATASETS[@]} * ($# - 1) * ${#SEEDS[@]})) -gt 1 ]] || return 0
   local name="$1${PART:+_part}"

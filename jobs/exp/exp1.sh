@@ -3,14 +3,15 @@
 #
 #   DATA_DIR=/data jobs/exp/exp1.sh                                  everything
 #   DATA_DIR=/data DATASETS=dcase2024 SEEDS="1 2" jobs/exp/exp1.sh   a part (METHODS too)
-#   DATA_DIR=/data DATASETS=folder:pumps jobs/exp/exp1.sh            own clips in /data/pumps/all/raw/
+#   DATA_DIR=/data DATASETS=folder:pumps jobs/exp/exp1.sh            own /data/pumps/all/raw/
 #   DRY_RUN=1 jobs/exp/exp1.sh                                       only print the commands
 #
 # Also from the environment: OVERRIDES="key=value ..." (settings of src/train.py), RESULTS_DIR,
-# REPORT="--html --baseline METHOD" (settings of src/report.py), FAIL_FAST=1 (stop at the first failure),
-# CUDA_VISIBLE_DEVICES. A finished run is skipped, an interrupted one resumes; the same command in several
-# terminals, or on several machines with one results folder, shares the runs among them. Several runs at a
-# time: JOBS=2, or GPUS="0 1 2 3" and JOBS_PER_GPU; on a cluster: LAUNCHER=slurm or ray (docs/cluster.md).
+# REPORT="--html --baseline METHOD" (settings of src/report.py), FAIL_FAST=1 (stop at the first
+# failure), CUDA_VISIBLE_DEVICES. A finished run is skipped, an interrupted one resumes; the same
+# command in several terminals, or on several machines with one results folder, shares the runs
+# among them. Several runs at a time: JOBS=2, or GPUS="0 1 2 3" and JOBS_PER_GPU; on a cluster:
+# LAUNCHER=slurm or ray (docs/cluster.md).
 
 data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; DATA_DIR wins
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

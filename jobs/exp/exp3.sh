@@ -9,13 +9,13 @@
 #   DATA_DIR=/data jobs/exp/exp3.sh                                    everything
 #   DATA_DIR=/data DATASETS=dcase2024 SEEDS="1 2" jobs/exp/exp3.sh     a part (METHODS too: rows)
 #   DATA_DIR=data DATASETS=demo_unlabeled SEEDS=1 jobs/exp/exp3.sh     on the demo data
-#   DATA_DIR=/data STAGES="students table" jobs/exp/exp3.sh            the other stages are done elsewhere
+#   DATA_DIR=/data STAGES="students table" jobs/exp/exp3.sh            some of the stages
 #   DRY_RUN=1 jobs/exp/exp3.sh                                         only print the commands
 #
-# The other settings are those of exp1.sh (jobs/exp/exp1.sh --help) and, for the labels, SETTINGS and
-# LABEL_DIR of pseudoattr/pseudo_attr.sh. What is finished is skipped. A row whose labels cannot be made is
-# left out, named with the reason at the start and at the end; that is an error only if METHODS names the
-# row, or if something failed.
+# The other settings are those of exp1.sh (jobs/exp/exp1.sh --help) and, for the labels, SETTINGS
+# and LABEL_DIR of pseudoattr/pseudo_attr.sh. What is finished is skipped. A row whose labels
+# cannot be made is left out, named with the reason at the start and at the end; that is an error
+# only if METHODS names the row, or if something failed.
 
 data_dir=   # holds dcase2023/all/raw/<machine>/{train,test}, dcase2024/...; DATA_DIR wins
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The triplet models, one per unlabeled machine and seed: teachers of the pseudo-labels "triplet". They are
-# a part of the first stage of exp3.sh.
+# The triplet models, one per unlabeled machine and seed: teachers of the pseudo-labels "triplet".
+# They are a part of the first stage of exp3.sh.
 #
 #   DATA_DIR=/data jobs/exp/exp3_triplet.sh                                  everything
 #   DATA_DIR=/data DATASETS=dcase2024 SEEDS="1 2" jobs/exp/exp3_triplet.sh   a part

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
-# LAUNCHER=local, sourced by common.sh: the runs on this machine, one after the other, or JOBS at a time;
-# GPUS="0 1 2 3" and JOBS_PER_GPU (1) place them on GPUs, and JOBS is then their product.
+# LAUNCHER=local, sourced by common.sh: the runs on this machine, one after the other, or JOBS at a
+# time; GPUS="0 1 2 3" and JOBS_PER_GPU (1) place them on GPUs, and JOBS is then their product.
 
 JOBS_PER_GPU="${JOBS_PER_GPU:-1}"
 [[ "${JOBS_PER_GPU}" =~ ^[1-9][0-9]*$ ]] || {
@@ -17,11 +17,14 @@ if [[ -n "${GPUS:-}" ]]; then
   export CUDA_VISIBLE_DEVICES="${gpus[0]}"   # of what runs alone; local_run.sh chooses among them
 fi
 
-# launch: call COMMANDS[i], of the run RUNS[i] with the folder FOLDERS[i], for every i; add to failed and
-# locked.
+# launch: call COMMANDS[i], of the run RUNS[i] with the folder FOLDERS[i], for every i; add to
+# failed and locked.
 launch() {
   local i status
-  if [[ -z "${DRY_RUN:-}" && "${JOBS:-1}" != 1 && ${#RUNS[@]} -gt 1 ]]; then launch_several; return; fi
+  if [[ -z "${DRY_RUN:-}" && "${JOBS:-1}" != 1 && ${#RUNS[@]} -gt 1 ]]; then
+    launch_several
+    return
+  fi
   for ((i = 0; i < ${#RUNS[@]}; i++)); do
     echo "${COMMANDS[i]}"
     [[ -z "${DRY_RUN:-}" ]] || continue
@@ -31,8 +34,8 @@ launch() {
   done
 }
 
-# launch_several: JOBS at a time by xargs, each with its output in launch.log of its folder and a share of
-# the cores.
+# launch_several: JOBS at a time by xargs, each with its output in launch.log of its folder and a
+# share of the cores.
 launch_several() {
   local i what pid xargs="" count=0 stopped="" failing=""
   local -a slots=() running=() reported=()
@@ -55,7 +58,8 @@ launch_several() {
     ended "${i}" "${what}" || failing=1
   done < <(
     threads=$((($(getconf _NPROCESSORS_ONLN) + JOBS - 1) / JOBS))
-    export GPUS="${GPUS:-}" FAIL_FAST="${FAIL_FAST:-}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-${threads}}"
+    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${threads}}"
+    export GPUS="${GPUS:-}" FAIL_FAST="${FAIL_FAST:-}"
     for ((i = 0; i < ${#RUNS[@]}; i++)); do
       printf '%s\0' "${i}" "${FOLDERS[i]}" "${COMMANDS[i]}"
     done | xargs -0 -n 3 -P "${JOBS}" ${slots[@]+"${slots[@]}"} jobs/launch/local_run.sh
@@ -70,4 +74,6 @@ launch_several() {
 }
 
 # end_several: xargs first, which would begin the next run.
-end_several() { kill -TERM ${xargs:+"${xargs}"} ${running[@]+"${running[@]}"} 2> /dev/null || true; }
+end_several() {
+  kill -TERM ${xargs:+"${xargs}"} ${running[@]+"${running[@]}"} 2> /dev/null || true
+}

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# One of several runs at a time, called by xargs (local.sh), with its output added to FOLDER/launch.log.
-# Prints "I began PID XARGS", the ids of COMMAND and of xargs, and "I STATUS" when COMMAND has finished.
+# One of several runs at a time, called by xargs (local.sh), with its output added to
+# FOLDER/launch.log. Prints "I began PID XARGS", the ids of COMMAND and of xargs, and "I STATUS"
+# when COMMAND has finished.
 #
 #   jobs/launch/local_run.sh I FOLDER COMMAND
 #   SLOT=N GPUS="0 1" jobs/launch/local_run.sh I FOLDER COMMAND     on a GPU of GPUS

@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2034
-# LAUNCHER=ray, sourced by common.sh: the runs on a Ray cluster (python jobs/launch/ray_runs.py --help).
+# LAUNCHER=ray, sourced by common.sh: the runs on a Ray cluster (ray_runs.py --help).
 
-# launch: run COMMANDS[i], of the run RUNS[i] with the folder FOLDERS[i], for every i; add to failed and
-# locked.
+# launch: run COMMANDS[i], of the run RUNS[i] with the folder FOLDERS[i], for every i; add to
+# failed and locked.
 launch() {
   local ended i status
   if [[ -n "${DRY_RUN:-}" || ${#RUNS[@]} == 0 ]]; then

@@ -2,18 +2,20 @@
 
     python jobs/launch/ray_runs.py < RUNS
 
-RUNS holds three strings for each run, each ended by a zero byte: its name, its folder, its command line, which is run
-in the root of the repository, its output appended to <folder>/launch.log. When a run has ended, a line with its number
-(counted from 0) and its exit status is printed. Settings come from the environment:
+RUNS are three strings for each run, each ended by a zero byte: its name, its folder, its command
+line. The command is called in the root of the repository, its output appended to
+<folder>/launch.log. When a run has ended, its index (counted from 0) and exit status are printed as
+a line. Settings come from the environment:
 
-    RAY_ADDRESS     the cluster, as Ray reads it; without one that `ray start` left on this machine, else a local Ray
-                    for the time of the runs
+    RAY_ADDRESS     the cluster, as Ray reads it (default: the one that `ray start` started on this
+                    machine, else a local Ray for the duration of the runs)
     JOBS_PER_GPU    so many runs share a GPU, if the cluster has any (default: 1)
     CPUS_PER_RUN    and threads (default: 4, or what the nodes have)
     JOBS            at most so many runs at a time (default: as many as the cluster has room for)
     FAIL_FAST=1     stop at the first run that fails
 
-A run whose node is lost goes on elsewhere; one that fails is not tried again. Runs end with this program.
+A run whose node is lost resumes on another node; one that fails is not retried. Runs end with this
+program.
 Exit status: 0 all runs have ended, 1 error, 130 interrupted.
 """
 
@@ -41,29 +43,32 @@ from unlabeledasd.runs.state import LAUNCH_LOG, last_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 RETRIES = 3  # after a lost node
-WAIT_SECONDS = (
-    STALE_SECONDS + 120
-)  # for the lock that a run left behind, on a lost node or when the last call ended
+# for the lock that a run left behind, on a lost node or when the last call ended
+WAIT_SECONDS = STALE_SECONDS + 120
 
 
-class Run(NamedTuple):
+class Task(NamedTuple):
+    """What starts a run."""
+
     name: str
     folder: str
     command: str
 
 
-def read_runs(data: bytes) -> list[Run]:
+def read_tasks(data: bytes) -> list[Task]:
+    """Tasks as the job script writes them; InputError where a string is missing."""
     words = [word.decode(errors="surrogateescape") for word in data.split(b"\0")]
     if len(words) % 3 != 1 or words[-1]:
         raise InputError(
             "standard input: expected three strings for each run, each ended by a zero byte"
         )
-    return [
-        Run(words[i].replace("\t", " "), *words[i + 1 : i + 3]) for i in range(0, len(words) - 1, 3)
-    ]
+    names, folders, commands = words[:-1:3], words[1::3], words[2::3]
+    names = [name.replace("\t", " ") for name in names]
+    return [Task(*task) for task in zip(names, folders, commands, strict=True)]
 
 
 def setting(name: str, default: int) -> int:
+    """A number from the environment."""
     text = os.environ.get(name) or str(default)
     if not re.fullmatch(r"[1-9]\d*", text, re.ASCII):
         raise InputError(f"{name}={text}: a whole number, at least 1")
@@ -77,24 +82,27 @@ def places(node: dict[str, float], cpus: int, per_gpu: int | None) -> int:
 
 
 def execute(
-    run: Run, root: str, environment: dict[str, str], on_gpu: bool
+    task: Task, root: str, environment: dict[str, str], on_gpu: bool
 ) -> tuple[int, str, float]:
-    """On a node of the cluster: the run in a process that does not outlive this one -> exit status, host, seconds."""
+    """Exit status, host and seconds of the run, in a process that does not outlive this one.
+
+    A node of the cluster calls this.
+    """
     # which GPU is Ray's choice, and one that was not asked for is not used
     devices = {
         name: value for name, value in os.environ.items() if name.endswith("_VISIBLE_DEVICES")
     }
     environment = {**environment, **(devices if on_gpu else {"CUDA_VISIBLE_DEVICES": ""})}
     start, host = time.monotonic(), socket.gethostname()
-    log = Path(root, run.folder, LAUNCH_LOG)
+    log = Path(root, task.folder, LAUNCH_LOG)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         now = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        output.write(f"== {now} on {host}: {run.command}\n".encode(errors="surrogateescape"))
+        output.write(f"== {now} on {host}: {task.command}\n".encode(errors="surrogateescape"))
         output.flush()
         bound = [sys.executable, str(Path(root, "jobs/launch/with_parent.py")), str(os.getpid())]
         process = subprocess.Popen(
-            [*bound, "bash", "-c", f"exec {run.command}"],
+            [*bound, "bash", "-c", f"exec {task.command}"],
             cwd=root,
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -108,7 +116,7 @@ def execute(
 
 
 def last_line(folder: str) -> str:
-    """What a run told last."""
+    """The last line that a run printed."""
     try:
         return last_lines(Path(ROOT, folder, LAUNCH_LOG))[-1]
     except (OSError, IndexError):
@@ -116,8 +124,8 @@ def last_line(folder: str) -> str:
 
 
 def connect():
-    """Ray, connected to a cluster."""
-    # Ray would report on its use to its makers, and warn of what does not matter here
+    """The module ray, connected to a cluster."""
+    # Ray would send usage statistics to its makers, and warn of what does not matter here
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
@@ -135,18 +143,17 @@ def connect():
     return ray
 
 
-def run_all(ray, runs: list[Run], bar: tqdm) -> Generator[tuple[int, int], None, None]:
-    """Run them on the cluster -> number and exit status of each that has ended."""
+def run_all(ray, tasks: list[Task], bar: tqdm) -> Generator[tuple[int, int], None, None]:
+    """Run them on the cluster; index and exit status of each that has ended."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     largest = int(max(node.get("CPU", 0) for node in nodes))
     per_gpu = setting("JOBS_PER_GPU", 1) if any(node.get("GPU") for node in nodes) else None
     cpus = setting("CPUS_PER_RUN", max(1, min(4, largest)))
-    jobs = setting("JOBS", len(runs))
+    jobs = setting("JOBS", len(tasks))
     at_once = min(jobs, sum(places(node, cpus, per_gpu) for node in nodes))
     if not at_once:
-        raise InputError(
-            f"CPUS_PER_RUN={cpus}: no node of the cluster has as many{' and a GPU' if per_gpu else ''}"
-        )
+        gpu = " and a GPU" if per_gpu else ""
+        raise InputError(f"CPUS_PER_RUN={cpus}: no node of the cluster has as many{gpu}")
     gpu = f"1/{per_gpu} GPU" if per_gpu else "no GPU"
     bar.write(
         f"Ray: {len(nodes)} node(s), {cpus} CPUs and {gpu} a run, {at_once} at a time",
@@ -164,47 +171,44 @@ def run_all(ray, runs: list[Run], bar: tqdm) -> Generator[tuple[int, int], None,
         "UNLABELEDASD_CALL": str(uuid4()),  # overwrite=true clears a run once, not at every try
         "PYTHONUNBUFFERED": "1",
     }  # so that the log is in order
-    share = (
-        int(10000 / per_gpu) / 10000 if per_gpu else 0
-    )  # Ray rounds to so many digits; 7 x 0.1429 would be too much
-    task = ray.remote(execute).options(
+    # Ray rounds to four digits; 7 x 0.1429 would be too much
+    share = int(10000 / per_gpu) / 10000 if per_gpu else 0
+    remote = ray.remote(execute).options(
         num_cpus=cpus, num_gpus=share, max_retries=0, scheduling_strategy="SPREAD"
     )
 
     tries: Counter[int] = Counter()
 
-    def submit(number: int):
-        return task.remote(runs[number], str(ROOT), environment, bool(per_gpu))
+    def submit(index: int):
+        return remote.remote(tasks[index], str(ROOT), environment, bool(per_gpu))
 
-    waiting = iter(range(len(runs)))
-    pending = {submit(number): number for number in islice(waiting, jobs)}
+    waiting = iter(range(len(tasks)))
+    pending = {submit(index): index for index in islice(waiting, jobs)}
     try:
         while pending:
             (ended,), _ = ray.wait(list(pending))
-            number = pending.pop(ended)
-            name, folder, _ = runs[number]
+            index = pending.pop(ended)
+            name, folder, _ = tasks[index]
             try:
                 status, host, seconds = ray.get(ended)
-                told = f"{name}: {seconds / 60:.1f} min on {host}"
+                message = f"{seconds / 60:.1f} min on {host}"
                 if status:
-                    told = f"{name}: exit status {status} on {host}: {last_line(folder)}"
-                    told += f" (all of it: {folder}/{LAUNCH_LOG})"
+                    message = f"exit status {status} on {host}: {last_line(folder)}"
+                    message += f" (all of it: {folder}/{LAUNCH_LOG})"
             except ray.exceptions.RayTaskError as error:  # it could not begin
-                status, told = 1, f"{name}: {one_line(error.cause)}"
+                status, message = 1, one_line(error.cause)
             except ray.exceptions.RayError as error:
-                status, told = 1, f"{name}: lost {RETRIES + 1} times: {one_line(error)[:300]}"
-                if tries[number] < RETRIES:
-                    tries[number] += 1
-                    bar.write(
-                        f"{name}: its node or worker was lost ({type(error).__name__}), tried again",
-                        file=sys.stderr,
-                    )
-                    pending[submit(number)] = number
+                if tries[index] < RETRIES:
+                    tries[index] += 1
+                    lost = f"its node or worker was lost ({type(error).__name__}), retried"
+                    bar.write(f"{name}: {lost}", file=sys.stderr)
+                    pending[submit(index)] = index
                     continue
-            bar.write(told, file=sys.stderr)
+                status, message = 1, f"lost {RETRIES + 1} times: {one_line(error)[:300]}"
+            bar.write(f"{name}: {message}", file=sys.stderr)
             bar.update()
-            yield number, status
-            pending |= {submit(number): number for number in islice(waiting, 1)}
+            yield index, status
+            pending |= {submit(index): index for index in islice(waiting, 1)}
     finally:
         for left in pending:
             ray.cancel(left, force=True)  # its worker ends, and with it the run
@@ -215,17 +219,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
-    runs = read_runs(sys.stdin.buffer.read())
+    tasks = read_tasks(sys.stdin.buffer.read())
     ray = connect()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # Ray prints news of its nodes there
     try:
         with (
-            tqdm(total=len(runs), unit="run", dynamic_ncols=True, smoothing=0) as bar,
-            closing(run_all(ray, runs, bar)) as all_ended,
+            tqdm(total=len(tasks), unit="run", dynamic_ncols=True, smoothing=0) as bar,
+            closing(run_all(ray, tasks, bar)) as all_ended,
         ):
-            for number, status in all_ended:
-                print(number, status, file=answers, flush=True)
+            for index, status in all_ended:
+                print(index, status, file=answers, flush=True)
                 if status not in (0, 3) and os.environ.get("FAIL_FAST"):
                     break
     except ray.exceptions.RayError as error:  # the cluster itself is gone

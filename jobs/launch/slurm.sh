@@ -2,8 +2,9 @@
 # LAUNCHER=slurm, sourced by common.sh: the runs of a plan become one job array, a task for each
 # (docs/cluster.md).
 #
-# Every task has a line in <results_dir>/.slurm/<submission>/commands and a link <task>.log there, to the
-# log in its run's folder. The comment of the job is <submission>, so that the queue shows which runs it has.
+# Every task has a line in <results_dir>/.slurm/<submission>/commands and a link <task>.log there,
+# to the log in its run's folder. The comment of the job is <submission>, so that the queue shows
+# which runs it has.
 
 [[ -n "${DRY_RUN:-}" ]] || command -v sbatch > /dev/null || {
   echo "LAUNCHER=slurm: no sbatch here; call this where jobs are submitted" >&2
@@ -16,8 +17,8 @@ AFTER_JOBS="${AFTER_JOBS:-}"
 absolute() { if [[ "$1" == /* ]]; then echo "$1"; else echo "${REPOSITORY}/$1"; fi; }
 SUBMISSIONS="$(absolute "${RESULTS_DIR}")/.slurm"
 
-# read_queue: QUEUED[log file] is the task that is queued, or runs, to write it; QUEUED[log file, line
-# break, command line] the one that does so by this command.
+# read_queue: QUEUED[log file] is the task that is queued, or runs, to write it; QUEUED[log file,
+# line break, command line] the one that does so by this command.
 read_queue() {
   declare -gA QUEUED=()
   [[ -z "${DRY_RUN:-}" ]] || return 0
@@ -33,8 +34,8 @@ read_queue() {
   done <<< "${queue}"
 }
 
-# submit DEPENDENCY NAME WHAT [OPTION...]: TASKS[i] with its output in LOGS[i], as one array; its id is
-# added to JOB_IDS.
+# submit DEPENDENCY NAME WHAT [OPTION...]: TASKS[i] with its output in LOGS[i], as one array; its
+# id is added to JOB_IDS.
 submit() {
   local id i submission folder
   local -a command options
@@ -61,7 +62,8 @@ submit() {
   id="$("${command[@]}")" || { rm -r -- "${folder}"; return 1; }
   id="${id%%;*}"   # without the cluster's name
   echo "${id}" >> "${JOB_IDS}"
-  echo "submitted: job ${id}, $3${JOBS:+, ${JOBS} at a time}${AFTER_JOBS:+, after ${AFTER_JOBS//:/ }}"
+  echo "submitted: job ${id}," \
+    "$3${JOBS:+, ${JOBS} at a time}${AFTER_JOBS:+, after ${AFTER_JOBS//:/ }}"
 }
 
 # launch: submit what is not in the queue yet; what it waits for has to end well.
@@ -93,13 +95,15 @@ launch() {
     "${#TASKS[@]} tasks, each with its log in <its folder>/launch.log" || failed+=("${RUNS[@]}")
 }
 
-# next_stage: what is submitted from now on waits for what was submitted, or in the queue, until now.
+# next_stage: what is submitted from now on waits for what was submitted, or in the queue, until
+# now.
 next_stage() {
   [[ ! -s "${JOB_IDS}" ]] || AFTER_JOBS="$(paste -sd: "${JOB_IDS}")"
   : > "${JOB_IDS}"
 }
 
-# afterwards LOG COMMAND...: once all of that has ended, in whatever way; at once if there is none of it.
+# afterwards LOG COMMAND...: once all of that has ended, in whatever way; at once if there is none
+# of it.
 afterwards() {
   local same
   local -a TASKS LOGS

@@ -3,9 +3,10 @@
 #
 #   sbatch --array=TASKS jobs/launch/slurm_job.sh REPOSITORY SUBMISSION
 #
-# What the #SBATCH lines below ask for gives way to SBATCH_* of the environment, and both to SBATCH_OPTIONS.
-# USR1, which Slurm sends 120 s before the time limit, or TERM, which announces preemption, ends the run and queues the
-# job again; it goes on from its last whole epoch. After scancel it is not queued again.
+# SBATCH_* of the environment take precedence over the #SBATCH lines below, and SBATCH_OPTIONS over
+# both. USR1, which Slurm sends 120 s before the time limit, or TERM, which announces preemption,
+# ends the run and requeues the job; the run resumes from its last whole epoch. After scancel the
+# job is not requeued.
 
 #SBATCH --gres=gpu:1
 #SBATCH --cpus-per-task=4
@@ -22,14 +23,17 @@ trap stop USR1 TERM
 
 cd "$1" || exit
 # shellcheck source=jobs/environment.sh
-source jobs/environment.sh   # not beside this script, which Slurm calls as a copy
+source jobs/environment.sh   # Slurm calls a copy of this script, which lies elsewhere
 use_environment
-export OMP_NUM_THREADS="${SLURM_CPUS_ON_NODE:-1}"   # `threads: auto` takes as many; a node may not bind the job to its CPUs
+# threads=auto takes as many; a node may not bind the job to its CPUs
+export OMP_NUM_THREADS="${SLURM_CPUS_ON_NODE:-1}"
 export UNLABELEDASD_WAIT=300   # for the lock of a node that is gone, stale after 3 minutes
-export UNLABELEDASD_CALL="${2##*/}"   # overwrite=true clears a run once, not again when it is requeued
-id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"   # SLURM_JOB_ID of the last task is the whole array's
-command="$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" "$2/commands")"
-[[ -n "${command}" ]] || { echo "$2/commands: no line $((SLURM_ARRAY_TASK_ID + 1)) for job ${id}" >&2; exit 1; }
+export UNLABELEDASD_CALL="${2##*/}"   # overwrite=true clears a run once, also if it is requeued
+# SLURM_JOB_ID of the last task is that of the whole array
+id="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"
+line=$((SLURM_ARRAY_TASK_ID + 1))
+command="$(sed -n "${line}p" "$2/commands")"
+[[ -n "${command}" ]] || { echo "$2/commands: no line ${line} for job ${id}" >&2; exit 1; }
 echo "== $(date +'%F %T'): job ${id} on ${SLURMD_NODENAME:-$(hostname)}," \
   "start $((${SLURM_RESTART_COUNT:-0} + 1)): ${command}"
 
@@ -50,7 +54,7 @@ state() {
 }
 # after scancel, or where Slurm queues it again by itself, the job is not running any more
 if [[ -n "${stopped}" && ${status} != 0 && "$(state)" =~ ^(RUNNING|SIGNALING)$ ]]; then
-  echo "== $(date +'%F %T'): told to end, queued again"
+  echo "== $(date +'%F %T'): stopped by a signal, requeued"
   scontrol requeue "${id}"
 fi
 exit "${status}"

@@ -1,8 +1,9 @@
 """Become a command that is killed when the process that started it ends, however that ends.
 
-    python jobs/launch/with_parent.py PARENT COMMAND [ARGUMENT ...]      PARENT: the id of that process
+    python jobs/launch/with_parent.py PARENT COMMAND [ARGUMENT ...]
 
-The command keeps this process's id, and SIGINT works in it, which Ray blocks in what it starts.
+PARENT is the id of the process that started it. The command keeps this process's id, and SIGINT
+works in it, which Ray blocks in what it starts.
 """
 
 import ctypes

@@ -155,7 +155,7 @@ def load_config(run: Run) -> DictConfig:
 
 
 def allowed_targets() -> set[str]:
-    """Every `_target_` in the yaml files of src/config, and of hydra.searchpath where Hydra runs."""
+    """Every `_target_` in the yaml files of src/config, and of hydra.searchpath under Hydra."""
     folders = {Path(CONFIG_PATH)}
     if HydraConfig.initialized():
         sources = HydraConfig.get().runtime.config_sources

@@ -65,19 +65,19 @@ def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
     a word of its name, else it is unknown; both are of the source domain unless the name follows
     the DCASE grammar.
     """
-    path = PurePosixPath(composed(str(path)))
-    if printable(path) != str(path):
+    clip = PurePosixPath(composed(str(path)))
+    if printable(clip) != str(clip):
         raise InputError(
-            f"{path}: its name is no UTF-8; rename it: convmv -f latin1 -t utf8 -r --notest FOLDER"
+            f"{clip}: its name is no UTF-8; rename it: convmv -f latin1 -t utf8 -r --notest FOLDER"
         )
-    folders = path.parts[:-1]
+    folders = clip.parts[:-1]
     depth = next((i for i in range(len(folders) - 1, 0, -1) if folders[i] in SPLITS), None)
     if depth is None:
-        raise InputError(f"{path}: a clip lies in <machine>/train/ or <machine>/test/")
+        raise InputError(f"{clip}: a clip lies in <machine>/train/ or <machine>/test/")
     machine, split = folders[depth - 1], folders[depth]
-    if match := FULL_NAME.fullmatch(path.stem):
+    if match := FULL_NAME.fullmatch(clip.stem):
         if match["split"] != split:
-            raise InputError(f"{path}: the name says {match['split']}, the folder says {split}")
+            raise InputError(f"{clip}: the name says {match['split']}, the folder says {split}")
         return Clip(
             machine,
             match["section"],
@@ -87,15 +87,15 @@ def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
             match["attribute"] or NO_ATTRIBUTE,
             match["index"],
         )
-    if split == "test" and (match := BARE_NAME.fullmatch(path.stem)) and depth + 1 == len(folders):
+    if split == "test" and (match := BARE_NAME.fullmatch(clip.stem)) and depth + 1 == len(folders):
         return Clip(machine, match["section"], UNKNOWN, split, UNKNOWN, UNKNOWN, match["index"])
     if grammar == "dcase":
         raise InputError(
-            f"{path}: not a DCASE clip name, section_<NN>_<source|target>_{split}_<normal|anomaly>_<index>_"
+            f"{clip}: not a DCASE clip name, section_<NN>_<source|target>_{split}_<normal|anomaly>_<index>_"
             "<attributes>.wav (own recordings with other names: dataset=folder)"
         )
-    condition = "normal" if split == "train" else read_condition(folders[depth + 1 :], path.stem)
-    return Clip(machine, "00", "source", split, condition, NO_ATTRIBUTE, path.stem)
+    condition = "normal" if split == "train" else read_condition(folders[depth + 1 :], clip.stem)
+    return Clip(machine, "00", "source", split, condition, NO_ATTRIBUTE, clip.stem)
 
 
 def read_condition(folders: tuple[str, ...], stem: str) -> str:

@@ -36,12 +36,13 @@ def check_range(
 @contextmanager
 def one_line_errors(*others: type[Exception]) -> Iterator[None]:
     """InputError and the `others` are printed in one line and exit 1; RunLocked exits 3."""
+    caught: tuple[type[Exception], ...] = (InputError, *others)
     try:
         yield
     except RunLocked as error:
         print(error, file=sys.stderr)
         sys.exit(3)
-    except (InputError, *others) as error:
+    except caught as error:
         print("error:", one_line(error), file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

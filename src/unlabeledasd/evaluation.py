@@ -159,7 +159,9 @@ def score_machine(
     is_target = (table.domain == "target").to_numpy()
     train, test = ((table.split == split).to_numpy() for split in ("train", "test"))
     source = train & ~is_target
-    fitted, arrays, held_out = [], {}, {}
+    fitted: list[BaseEstimator] = []
+    arrays: dict[str, np.ndarray] = {}
+    held_out: dict[str, np.ndarray] = {}
     for unfitted in scorers:
         name = unfitted.column
         prefix = f"{machine}/{name}/"

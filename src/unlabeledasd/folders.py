@@ -73,7 +73,8 @@ def walk(folder: Path, suffixes: Iterable[str], deep: bool = True) -> Found:
     """
     found, suffixes = Found(), tuple(suffixes)
     entered = {identity(parent) for parent in folder.resolve().parents}
-    folders, links = deque([""]), deque()
+    folders: deque[str] = deque([""])
+    links: deque[str] = deque()
     while folders or links:
         place = (folders or links).popleft()
         try:
@@ -82,8 +83,8 @@ def walk(folder: Path, suffixes: Iterable[str], deep: bool = True) -> Found:
                 found.left_out.add("linked again", place)
                 continue
             entered.add(here)
-            with os.scandir(folder / place) as entries:
-                entries = sorted(entries, key=lambda entry: entry.name)
+            with os.scandir(folder / place) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
         except OSError as error:
             found.unreadable.append(InputError(f"{folder / place}: {error.strerror}"))
             continue

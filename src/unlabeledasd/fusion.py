@@ -57,9 +57,7 @@ def fuse(z: Sequence[np.ndarray], how: str = "mean") -> np.ndarray:
     return FUSIONS[how](np.stack(z), axis=0)
 
 
-def fuse_scores(
-    sources: Sequence[Source], how: str = "mean"
-) -> dict[str, dict[str, pd.DataFrame]]:
+def fuse_scores(sources: Sequence[Source], how: str = "mean") -> dict[str, dict[str, pd.DataFrame]]:
     """Fused score tables: machine -> split (train, held_out, test) -> table.
 
     Of all machines that the first source has. InputError where another source lacks a machine, has

@@ -188,8 +188,8 @@ class TripletModule(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         x, noise = self.extractor.centered(self.extractor.stft(to_float(batch[0]))).chunk(2)
         # three passes: each of the three is normalised by its own batch statistics
-        embeddings = [self.extractor.encoder(part) for part in self.triplet(x, noise)]
-        loss = F.triplet_margin_loss(*embeddings, margin=self.margin)
+        anchor, positive, negative = map(self.extractor.encoder, self.triplet(x, noise))
+        loss = F.triplet_margin_loss(anchor, positive, negative, margin=self.margin)
         self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(x))
         return loss
 

@@ -197,14 +197,15 @@ class MultiResolutionNet(nn.Module):
         if wave.dim() != 2 or wave.shape[1] != self.n_samples:
             shape = tuple(wave.shape)
             raise InputError(f"waveforms of shape {shape}: expected (batch, {self.n_samples})")
-        stfts = [branch.stft(wave) for branch in self.stfts]
+        stfts = [branch.stft(wave) for branch in self.stfts]  # type: ignore[operator]
         branches = self.encode(spectrum_magnitude(wave), stfts)
         return torch.cat(branches, dim=1), branches
 
     def encode(self, spectrum: Tensor, stfts: Sequence[Tensor]) -> list[Tensor]:
         """Spectrum (B, F) and STFT magnitudes (B, F, frames) -> the parts of the embedding."""
         pairs = zip(self.stfts, stfts, strict=True)
-        return [self.spectrum(spectrum), *(branch.encode(stft) for branch, stft in pairs)]
+        encoded = [branch.encode(stft) for branch, stft in pairs]  # type: ignore[operator]
+        return [self.spectrum(spectrum), *encoded]
 
 
 class TripletNet(StftBranch):

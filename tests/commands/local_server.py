@@ -12,18 +12,16 @@ class LocalServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.files: dict[str, bytes] = {}  # path -> content; 404 for others
-        self.drops: dict[
-            str, list[int]
-        ] = {}  # path -> bytes that each of the next answers breaks off after
-        self.holds: dict[
-            str, int
-        ] = {}  # path -> bytes that the answer stops after, until the other side is gone
-        self.errors: dict[str, list[int]] = {}  # path -> status of each of the next answers
+        # path -> bytes that each of the next answers breaks off after
+        self.drops: dict[str, list[int]] = {}
+        # path -> bytes that the answer stops after, until the other side is gone
+        self.stops: dict[str, int] = {}
+        # path -> status of each of the next answers
+        self.errors: dict[str, list[int]] = {}
         self.ignores_range = False
         self.asked: list[tuple[str, str | None]] = []  # (path, Range)
-        self.meeting: threading.Barrier | None = (
-            None  # every answer waits until so many are asked for at once
-        )
+        # every answer waits until so many are asked for at once
+        self.meeting: threading.Barrier | None = None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -52,8 +50,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
-        if path in server.holds:
-            self.wfile.write(content[start : server.holds[path]])
+        if path in server.stops:
+            self.wfile.write(content[start : server.stops[path]])
             self.connection.recv(1)
         elif server.drops.get(path):
             self.wfile.write(content[start : start + server.drops[path].pop(0)])

@@ -36,7 +36,8 @@ machines: {development: [fan], evaluation: [Arm, saw, Motor]}
 unlabeled: [fan, Motor]
 records: {development: 1, evaluation_train: 2, evaluation_test: 3}
 """
-# Arm without _test_, like RoboticArm 2024; saw begins at 0001 and is not balanced; Motor hides its attributes
+# Arm without _test_, like RoboticArm 2024; saw begins at 0001 and is not balanced; Motor hides its
+# attributes
 LIST = """Arm
 section_00_0000.wav,section_00_source_normal_0007_weight15_BckgF.wav
 section_00_0001.wav,section_00_target_anomaly_0000_weight35_BckgE.wav
@@ -63,7 +64,8 @@ def pairs(machine: str) -> list[tuple[str, str]]:
 
 
 def make_tree(data_dir: Path, dataset: str, bare: dict[str, list[str]]) -> Path:
-    """A tiny clip of its own content for every name; development machines have one training clip."""
+    """A tiny clip of its own content for every name; development machines have one training
+    clip."""
     raw = data_dir / dataset / "all/raw"
     for machine, names in bare.items():
         (raw / machine / "test").mkdir(parents=True)
@@ -143,7 +145,7 @@ def test_rename_undo_rename(data_dir, capsys):
         assert files_below(raw(data_dir)) == bare
     printed = capsys.readouterr().out
     assert "saw: 3 of 3 clips renamed" in printed
-    assert "saw: all 3 clips have these names already" in printed
+    assert "saw: all 3 clips already have these names" in printed
     assert "saw: 3 of 3 clips undone" in printed
     assert "nothing to undo" in printed
 
@@ -158,14 +160,13 @@ def test_names_are_those_that_the_experiments_read(data_dir):
 
 def test_journal_and_true_attributes(data_dir):
     add(data_dir)
-    kept = data_dir / "tiny/ground_truth"
+    kept, name = data_dir / "tiny/ground_truth", "section_00_source_test_normal_0003_vel_1.wav"
     assert (kept / "saw/renamed.csv").read_text().splitlines()[:2] == [
         "bare,published,named,bytes",
-        "section_00_0003.wav,section_00_source_test_normal_0003_vel_1.wav,section_00_source_test_normal_0003_vel_1.wav,23",
+        f"section_00_0003.wav,{name},{name},23",
     ]
-    assert set(files_below(kept, "**/att*")) == {
-        f"{name}_correspondence.csv" for name in ATTRIBUTES
-    }
+    attributes = {f"{name}_correspondence.csv" for name in ATTRIBUTES}
+    assert set(files_below(kept, "**/att*")) == attributes
     assert (kept / "eval_data_list_tiny.csv").read_bytes() == LIST.encode()
     times = {path: path.stat().st_mtime_ns for path in kept.rglob("*.csv")}
     add_gt_info.main([str(data_dir), "tiny"])  # nothing is asked for again
@@ -221,7 +222,7 @@ OTHER = "section_00_source_test_normal_0001_other.wav"
         ),
         (
             lambda d: shutil.rmtree(clip(d).parent),
-            r"saw/test: no such folder \(--machines names those",
+            r"saw/test: no such folder \(--machines selects those",
         ),
         (
             lambda d: shutil.rmtree(raw(d)),
@@ -248,7 +249,7 @@ def test_what_does_not_fit_is_refused(data_dir, spoil, message):
         (
             "section_00_0000.wav,section_00_source_test_normal_0009_vel_1.wav\nsection_00_0000.wav,"
             "section_00_source_test_normal_0008_vel_1.wav",
-            r"saw: section_00_0000\.wav is there twice",
+            r"saw: section_00_0000\.wav occurs twice",
         ),
         (
             "section_00_0000.wav,../evil.wav",
@@ -276,7 +277,7 @@ def test_a_list_without_a_machine(data_dir):
     [
         (
             lambda d, j: clip(d, "section_00_source_test_normal_0001_vel_1.wav").write_bytes(b"x"),
-            r"0001_vel_1\.wav: 1 bytes, but \S+renamed\.csv recorded 23: another file has this name now",
+            r"0001_vel_1\.wav: 1 bytes, but \S+renamed\.csv recorded 23: another file",
         ),
         (lambda d, j: j.write_text(j.read_text()[:-9]), r"renamed\.csv: damaged"),
         (lambda d, j: j.write_text(""), r"renamed\.csv: damaged"),
@@ -312,12 +313,72 @@ def test_names_of_other_tools_are_taken_up(data_dir):
     assert files_below(raw(data_dir)) == bare
 
 
+TRUE = [
+    "section_00_source_test_normal_0001_spd_7.wav",
+    "section_00_target_test_anomaly_0000_spd_9.wav",
+]
+
+
+def give_true_names(data_dir: Path) -> Path:
+    """Motor's clips as the authors' code names those of hidden machines -> its folder."""
+    folder = raw(data_dir) / "Motor/test"
+    for (bare, _), name in zip(pairs("Motor"), TRUE, strict=True):
+        (folder / bare).rename(folder / name)
+    return folder
+
+
+def test_names_with_the_true_attribute_are_taken_up(data_dir):
+    bare = files_below(raw(data_dir))
+    folder = give_true_names(data_dir)
+    add(data_dir, "--dry-run")
+    assert sorted(file.name for file in folder.iterdir()) == sorted(TRUE)
+    add(data_dir)
+    assert files_below(raw(data_dir)) == named(bare)
+    for (name, _), published in zip(pairs("Motor"), TRUE, strict=True):
+        (folder / f"{published.rpartition('_spd')[0]}_noAttribute.wav").rename(folder / published)
+        assert name in (data_dir / "tiny/ground_truth/Motor/renamed.csv").read_text()
+    add(data_dir, "--undo")  # by the journal, whatever tool has named them since
+    assert files_below(raw(data_dir)) == bare
+
+
+def test_a_true_attribute_that_is_ambiguous(data_dir):
+    folder = give_true_names(data_dir)
+    (folder / TRUE[0].replace("spd_7", "spd_8")).touch()
+    with pytest.raises(InputError, match="a clip exists under two names"):
+        add(data_dir)
+    (folder / TRUE[0].replace("spd_7", "spd_8")).unlink()
+    (folder / TRUE[0]).rename(folder / TRUE[0].replace("_0001_", "_0002_"))  # another index
+    with pytest.raises(InputError, match=r"1 of 2 clips are missing .*; 1 files have names"):
+        add(data_dir)
+
+
+def test_other_attributes_are_taken_up_of_hidden_ones_alone(data_dir):
+    file = raw(data_dir) / "saw/test/section_00_0001.wav"
+    file.rename(file.with_name("section_00_source_test_normal_0001_vel_9.wav"))
+    with pytest.raises(InputError, match=r"1 of 3 clips are missing \(section_00_0001"):
+        add(data_dir)
+
+
+def test_links_to_names_with_the_true_attribute(data_dir):
+    """The journal is next to the links, so that a submission finds the bare names."""
+    folder = give_true_names(data_dir)
+    add(data_dir, "--mode", "symlink")
+    tree = data_dir / "with_ground_truth/tiny"
+    link = tree / "all/raw/Motor/test/section_00_source_test_normal_0001_noAttribute.wav"
+    assert link.resolve() == folder / TRUE[0]
+    journal = tree / "ground_truth/Motor/renamed.csv"
+    assert journal.read_text().splitlines()[1].startswith(f"section_00_0000.wav,{link.name},")
+    add(data_dir, "--mode", "symlink", "--undo")
+    assert not journal.exists()
+
+
 def test_one_process_at_a_time(data_dir):
     with locked(data_dir / "tiny", data_dir / "tiny" / ".lock"), pytest.raises(RunLocked):
         add(data_dir)
 
 
-# Runs main in a child process again and again; the child kills itself before its n-th change of the file system.
+# Runs main in a child process again and again; the child kills itself before its n-th change of
+# the file system.
 KILLER = """
 import json, os, signal, sys
 from pathlib import Path
@@ -334,7 +395,8 @@ def call(*options, die_at=None):
     seen = 0
     def count(event, arguments):
         nonlocal seen
-        if event in ("os.rename", "os.remove", "os.mkdir") or event == "open" and arguments[2] & os.O_ACCMODE:
+        opened = event == "open" and arguments[2] & os.O_ACCMODE
+        if event in ("os.rename", "os.remove", "os.mkdir") or opened:
             seen += 1
             if seen == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -353,11 +415,13 @@ assert call() == 0
 named = clips()
 assert call("--undo") == 0 and clips() == bare
 for turn, n in enumerate(json.loads(points)):
-    for options, wanted, other, before in (((), named, ("--undo",), bare), (("--undo",), bare, (), named)):
+    both = ((), named, ("--undo",), bare), (("--undo",), bare, (), named)
+    for options, wanted, other, before in both:
         status = call(*options, die_at=n)
         assert status == signal.SIGKILL, (n, options, status)
         now = clips()
-        assert len(now) == len(bare) and sorted(now.values()) == sorted(bare.values()), "a clip is lost"
+        assert len(now) == len(bare), "a clip is lost"
+        assert sorted(now.values()) == sorted(bare.values()), "a clip is lost"
         if turn % 2:  # change one's mind
             assert call(*other) == 0 and clips() == before, (n, options)
         assert call(*options) == 0 and clips() == wanted, (n, options)
@@ -385,7 +449,8 @@ def kill_everywhere(data_dir: Path, given: Path, points: list[int], *datasets: s
 
 
 def test_killed_at_every_moment(data_dir):
-    """Before every single change of the file system: SIGKILL, then the same call, or first the opposite one."""
+    """Before every single change of the file system: SIGKILL, then the same call, or first the
+    opposite one."""
     changes = kill_everywhere(data_dir, data_dir.parent / "given", [], "tiny")
     assert (
         changes[0] > changes[1] >= 8 + 3
@@ -460,6 +525,31 @@ def test_official_machines(official_tree):
 
 
 @needs_official
+def test_official_names_with_true_attributes(official_tree):
+    """The three machines of 2024 that the authors' code names by their attributes."""
+    raw_2024 = official_tree / "dcase2024/all/raw"
+    bare = files_below(raw_2024)
+    lists = official_names("2024")
+    for machine in ("AirCompressor", "HoveringDrone", "ToothBrush"):
+        file = f"attributes_dcase2024/eval_data/{machine}/attributes_00_test_correspondence.csv"
+        rows = list(csv.DictReader((OFFICIAL / file).open()))
+        true = {row["target_file_name"]: row["source_file_name"] for row in rows}
+        assert len(true) == 200
+        for name, published in lists[machine].items():
+            (raw_2024 / machine / "test" / name).rename(
+                raw_2024 / machine / "test" / true[published]
+            )
+    arguments = [str(official_tree), "dcase2024", "--ground-truth", str(OFFICIAL)]
+    add_gt_info.main(arguments)
+    found = files_below(raw_2024)
+    for machine in ("AirCompressor", "HoveringDrone", "ToothBrush"):
+        for name, published in lists[machine].items():
+            assert found[f"{machine}/test/{published}"] == f"{machine} {name}".encode()
+    add_gt_info.main([*arguments, "--undo"])
+    assert files_below(raw_2024) == bare
+
+
+@needs_official
 @pytest.mark.slow
 def test_official_machines_killed_at_20_moments(official_tree):
     moments = random.sample(range(2, 4800), 20)
@@ -489,9 +579,9 @@ def test_official_checksums():
     }
     for year in ("2024", "2025"):
         folder = OFFICIAL / f"attributes_dcase{year}"
+        place = f"datasets/ground_truth_attributes/dcase{year}t2"
         places |= {
-            f"datasets/ground_truth_attributes/dcase{year}t2/{file.relative_to(folder).as_posix()}": file
-            for file in folder.rglob("*.csv")
+            f"{place}/{file.relative_to(folder).as_posix()}": file for file in folder.rglob("*.csv")
         }
     sums = {path: hashlib.sha256(file.read_bytes()).hexdigest() for path, file in places.items()}
     assert ground_truth.checksums() == sums
@@ -499,7 +589,8 @@ def test_official_checksums():
 
 @pytest.fixture
 def publisher(data_dir, monkeypatch):
-    """The lists of `given` on a server, in the publisher's places, with their checksums; yields server and folder."""
+    """The lists of `given` on a server, in the publisher's places, with their checksums; yields
+    server and folder."""
     given = data_dir.parent / "given"
     content = {"datasets/eval_data_list_tiny.csv": (given / "eval_data_list_tiny.csv").read_bytes()}
     content |= {
@@ -560,6 +651,46 @@ def test_a_publisher_with_other_files(data_dir, publisher, path, content, messag
     assert all_files(data_dir) == before
 
 
+@pytest.fixture
+def no_network(data_dir, publisher, monkeypatch):
+    """A publisher that nobody reaches."""
+    publisher.server_close()
+    monkeypatch.setattr(ground_truth, "ATTEMPTS", 1)
+
+
+def test_without_a_network_the_error_says_where_lists_may_come_from(data_dir, no_network):
+    before = files_below(data_dir)
+    with pytest.raises(InputError) as error:
+        add_gt_info.main([str(data_dir), "tiny"])
+    assert "Connection refused, 6 times; without a network: --ground-truth DIR " in str(error.value)
+    assert "reads DIR/eval_data_list_tiny.csv" in str(error.value)
+    assert all_files(data_dir) == before
+
+
+@pytest.mark.parametrize("mode", [[], ["--mode", "symlink"]])
+def test_lists_that_were_given_once_do_without_a_network(data_dir, no_network, capsys, mode):
+    """Also where true attributes were not given; the names do not need them."""
+    bare = files_below(raw(data_dir))
+    shutil.rmtree(data_dir.parent / "given/attributes_tiny")
+    add(data_dir)
+    add(data_dir, "--undo")
+    (data_dir.parent / "given/eval_data_list_tiny.csv").unlink()
+    assert capsys.readouterr().err == ""
+    add_gt_info.main([str(data_dir), "tiny", *mode])
+    tree = data_dir / "with_ground_truth/tiny/all/raw" if mode else raw(data_dir)
+    found = {path for path in files_below(tree) if "/test/" in path and "fan" not in path}
+    assert found == {path for path in named(bare) if "/test/" in path and "fan" not in path}
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert "Connection refused, 1 times; true attributes are missing, which the pseudo" in warning
+
+
+def test_true_attributes_that_were_given_once(data_dir, no_network, capsys):
+    add(data_dir)
+    add_gt_info.main([str(data_dir), "tiny"])
+    assert capsys.readouterr().err == ""
+
+
 def test_a_clone_of_the_publisher_is_ground_truth_too(data_dir):
     given = data_dir.parent / "given"
     (given / "ground_truth_attributes").mkdir()
@@ -580,7 +711,7 @@ def test_symlink_mode(data_dir, capsys):
     }
     assert (tree / "tiny/all/raw/fan").is_symlink()
     assert (tree / "tiny/all/raw/saw/attributes_00.csv").is_symlink()
-    assert len(files_below(tree / "tiny/ground_truth")) == 4
+    assert len(files_below(tree / "tiny/ground_truth")) == 4 + 3  # lists and journals
     assert all_files(data_dir) == before
     inode = (tree / "tiny/all/raw").stat().st_ino
     add(data_dir, "--mode", "symlink")

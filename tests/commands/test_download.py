@@ -92,7 +92,8 @@ WANTED |= {"fan/attributes_00.csv": b"a,b\n", "fan/supplemental/clean_0000.wav":
 
 
 class Zenodo:
-    """The local server as Zenodo: `put` an archive into its record, with its own or another checksum."""
+    """The local server as Zenodo: `put` an archive into its record, with its own or another
+    checksum."""
 
     def __init__(self, server):
         self.server, self.records = server, {}
@@ -160,7 +161,7 @@ def test_layout(zenodo, data_dir, capsys):
     assert raw_files(data_dir) == WANTED
     assert list((data_dir / "tiny/archives").iterdir()) == []
     printed = capsys.readouterr().out
-    assert "tiny: 0 of 4 archives are unpacked already (the others: records 11, 12, 13)" in printed
+    assert "tiny: 0 of 4 archives are already unpacked (the others: records 11, 12, 13)" in printed
     assert "dev_pump_r2.zip: 4 train and 2 test clips in" in printed
     assert zenodo.ranges("dev_pump.zip") == []  # the newer revision alone
 
@@ -176,7 +177,7 @@ def test_second_call_does_nothing(zenodo, data_dir, capsys):
     )
     fetch(data_dir)
     assert zenodo.asked == []
-    assert "4 of 4 archives are unpacked already" in capsys.readouterr().out
+    assert "4 of 4 archives are already unpacked" in capsys.readouterr().out
     same = {path for path in times if path.exists() and path.stat().st_mtime_ns == times[path]}
     assert {path.name for path in set(times) - same} <= {
         "section_00_0000.wav",
@@ -195,7 +196,7 @@ def test_dropped_connections_go_on_where_they_broke(zenodo, data_dir):
 def test_a_dead_connection_keeps_what_came(zenodo, data_dir):
     zenodo.drops[zenodo.path("dev_fan.zip")] = [3000] + [0] * (fetching.ATTEMPTS + 5)
     with pytest.raises(
-        InputError, match=r"dev_fan\.zip.*3000 bytes are kept, the same command goes on from there"
+        InputError, match=r"dev_fan\.zip.*3000 bytes are kept, the same command resumes"
     ):
         fetch(data_dir)
     assert set(raw_files(data_dir)) == {name for name in WANTED if not name.startswith("fan/")}
@@ -218,7 +219,7 @@ download.main(sys.argv[2:])
 
 
 def test_a_killed_process_goes_on_where_it_was(zenodo, data_dir):
-    zenodo.server.holds[zenodo.path("dev_fan.zip")] = 3000
+    zenodo.server.stops[zenodo.path("dev_fan.zip")] = 3000
     path = os.pathsep.join(str(ROOT / folder) for folder in ("src", "preprocess"))
     command = [sys.executable, "-c", DRIVER, dataset_facts.CONFIG, data_dir, "tiny"]
     process = subprocess.Popen(
@@ -228,7 +229,7 @@ def test_a_killed_process_goes_on_where_it_was(zenodo, data_dir):
     wait_until(lambda: part.is_file() and part.stat().st_size == 3000)
     process.kill()
     process.wait()
-    zenodo.server.holds.clear()
+    zenodo.server.stops.clear()
     zenodo.asked.clear()
     fetch(data_dir)
     assert zenodo.ranges("dev_fan.zip") == ["bytes=3000-"]
@@ -300,7 +301,7 @@ def test_no_member_leaves_the_folder(zenodo, data_dir, tmp_path, member):
 def test_what_is_not_there_is_named_and_the_rest_is_fetched(zenodo, data_dir, capsys):
     del zenodo.server.files[zenodo.path("dev_fan.zip")]
     del zenodo.server.files["/api/records/13"]
-    with pytest.raises(InputError, match="2 problems, each told above"):
+    with pytest.raises(InputError, match="2 problems, see above"):
         fetch(data_dir)
     printed = capsys.readouterr().err
     assert (
@@ -375,7 +376,7 @@ def test_a_folder_with_another_number_of_clips(zenodo, data_dir):
     clip = next((data_dir / "tiny/all/raw/fan/train").iterdir())
     clip.unlink()
     with pytest.raises(
-        InputError, match=r"fan/train: 3 clips, expected 4; remove it to have it fetched anew"
+        InputError, match=r"fan/train: 3 clips, expected 4; remove the folder to fetch it again"
     ):
         fetch(data_dir)
     shutil.rmtree(clip.parent)
@@ -487,8 +488,8 @@ def test_every_official_archive_is_asked_for(server, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(" -> ") == n_archives
     assert (
-        f"{server.url}/eval_data_3DPrinter_train_r2.zip -> data/dcase2024/all/raw/3DPrinter/{{train}}"
-        in done.stdout
+        f"{server.url}/eval_data_3DPrinter_train_r2.zip -> "
+        "data/dcase2024/all/raw/3DPrinter/{train}" in done.stdout
     )
     assert list(tmp_path.iterdir()) == []
     done = run("nothing")

@@ -1,4 +1,4 @@
-"""The report page: its parts against independent figures, and the whole in a browser."""
+"""The report page: its parts against independent values, and the whole in a browser."""
 
 import base64
 import io
@@ -61,7 +61,8 @@ def make_results(folder, machines, methods, n_train=12, n_test=5, seconds=1.0, d
             (raw / path).hardlink_to(first)
         for method in methods:
             run = Run(folder / "results" / dataset / f"{method}_1")
-            text = f"data_dir: {folder}/data\ndataset: {{name: {dataset}, channel: null, sample_rate: 16000}}\n"
+            facts = f"{{name: {dataset}, channel: null, sample_rate: 16000}}"
+            text = f"data_dir: {folder}/data\ndataset: {facts}\n"
             write_text(run.config, text)
             classes = Labels.load(run.labels).clips if run.labels.is_file() else {}
             Labels(["a", CLASS], classes | {path: i % 2 for i, path in enumerate(train)}).save(
@@ -138,7 +139,7 @@ def small(tmp_path, monkeypatch):
     return tmp_path, make_page(tmp_path, ["na_1024", "na_0256"], monkeypatch=monkeypatch)
 
 
-# --- parts --------------------------------------------------------------------------------------------------------
+# --- parts ----------------------------------------------------------------------------------------
 
 
 def test_wrongness_by_counting():
@@ -190,22 +191,22 @@ def test_roc_and_its_partial_area():
         rng.integers(0, 2, 200),
         rng.integers(0, 2, 200),
     )
-    curves, figures = (
+    curves, metrics = (
         page.roc_curves(scores, is_normal, is_target),
         evaluate(scores, is_normal, is_target),
     )
     for name in ("source", "target"):
         assert np.trapezoid(curves[name][1], curves[name][0]) == pytest.approx(
-            figures[f"0_{name}_auc_all"], abs=1e-3
+            metrics[f"0_{name}_auc_all"], abs=1e-3
         )
     area = np.trapezoid(curves["partial"][1], curves["partial"][0])
     assert (1 + (area - 0.005) / (0.1 - 0.005)) / 2 == pytest.approx(
-        figures["0_all_pauc_all"], abs=1e-3
+        metrics["0_all_pauc_all"], abs=1e-3
     )
     assert page.roc_curves(scores, np.ones(200, int), is_target) == {}
 
 
-# --- the data -----------------------------------------------------------------------------------------------------
+# --- the data -------------------------------------------------------------------------------------
 
 
 def test_data_of_the_page(small):
@@ -272,17 +273,18 @@ def test_equal_names_in_two_datasets(tmp_path, monkeypatch):
         assert data["media"][f"own/{path}"][1] != data["media"][f"other/{path}"][1]
 
 
-# --- in a browser -------------------------------------------------------------------------------------------------
+# --- in a browser ---------------------------------------------------------------------------------
 
-COLLECT = """<script>window.told = [];
-addEventListener("error", event => told.push("error: " + event.message));
-for (const kind of ["error", "warn"]) console[kind] = (...words) => told.push(words.join(" "));
+COLLECT = """<script>window.printed = [];
+addEventListener("error", event => printed.push("error: " + event.message));
+for (const kind of ["error", "warn"]) console[kind] = (...words) => printed.push(words.join(" "));
 </script>"""
 
 TRY_OUT = """<script>
 const wait = ms => new Promise(done => setTimeout(done, ms));
 async function tryOut() {
-  const seen = [], plots = [...document.querySelectorAll(".plot")].filter(plot => plot.querySelector(".main-svg"));
+  const seen = [], every = [...document.querySelectorAll(".plot")];
+  const plots = every.filter(plot => plot.querySelector(".main-svg"));
   seen.push(["plots", plots.map(plot => plot.id)]);
   for (const tab of ["pump", "na_0256"]) {
     [...document.querySelectorAll("[role=tab]")].find(t => t.textContent === tab).click();
@@ -301,28 +303,36 @@ async function tryOut() {
     const plot = document.getElementById(id);
     plot.scrollIntoView();
     await wait(200);
-    const mark = plot.querySelector(".point path, path.point, path.js-line"), box = mark.getBoundingClientRect();
+    const mark = plot.querySelector(".point path, path.point, path.js-line");
+    const box = mark.getBoundingClientRect();
     let at = new DOMPoint(box.x + box.width / 2, box.y + box.height / 2);
-    if (id === "roc") at = mark.getPointAtLength(mark.getTotalLength() / 2).matrixTransform(mark.getScreenCTM());
-    const move = new MouseEvent("mousemove", {clientX: at.x, clientY: at.y, bubbles: true, view: window});
+    if (id === "roc") {
+      const middle = mark.getPointAtLength(mark.getTotalLength() / 2);
+      at = middle.matrixTransform(mark.getScreenCTM());
+    }
+    const place = {clientX: at.x, clientY: at.y};
+    const move = new MouseEvent("mousemove", {...place, bubbles: true, view: window});
     plot.querySelector(".nsewdrag").dispatchEvent(move);
     await wait(400);
-    seen.push(["hover " + id, [...plot.querySelectorAll(".hovertext, .axistext")].map(t => t.textContent)]);
+    const texts = [...plot.querySelectorAll(".hovertext, .axistext")];
+    seen.push(["hover " + id, texts.map(t => t.textContent)]);
   }
   const audio = document.querySelector("audio");
   audio.load();
   for (let i = 0; i < 500 && !audio.readyState && !audio.error; i++) {
     await wait(10);
-    for (let j = 0; j < 1e7; j++) Math.sqrt(j);  // time is virtual here, but not for the decoder's process
+    // time is virtual here, but not for the decoder's process
+    for (let j = 0; j < 1e7; j++) Math.sqrt(j);
   }
   seen.push(["audio", audio.duration]);
-  seen.push(["pictures", [...document.querySelectorAll("#worst img")].map(image => image.naturalHeight)]);
+  const images = [...document.querySelectorAll("#worst img")];
+  seen.push(["pictures", images.map(image => image.naturalHeight)]);
   seen.push(["wider than the window", document.documentElement.scrollWidth > innerWidth]);
   const requests = performance.getEntriesByType("resource").map(request => request.name);
   seen.push(["requests", requests.filter(name => !name.startsWith("data:"))]);
   const outcome = document.createElement("pre");
   outcome.id = "outcome";
-  outcome.textContent = JSON.stringify({seen, told});
+  outcome.textContent = JSON.stringify({seen, printed});
   document.body.append(outcome);
 }
 tryOut();
@@ -352,7 +362,7 @@ def outcome_of(text: str, folder, *flags) -> dict:
 def test_page_in_a_browser(small, window):
     folder, text = small
     outcome = outcome_of(text, folder, f"--window-size={window}")
-    assert outcome["told"] == []
+    assert outcome["printed"] == []
     seen = dict(outcome["seen"])
     headings = [text for key, text in outcome["seen"] if key == "heading"]
     assert headings == ["pump, na_1024, seed 1", "pump, na_0256, seed 1"]
@@ -386,7 +396,7 @@ def test_light_and_dark(small, dark):
 
 
 def test_size_and_loading_time(tmp_path, monkeypatch):
-    """16 machines x 3 methods with as many clips of 10 s as DCASE has; noise, which compresses worst."""
+    """16 machines x 3 methods with as many 10-s clips as DCASE; noise, which compresses worst."""
     machines, methods = [f"machine{i}" for i in range(16)], ["na_1024", "na_0256", "na_4096"]
     make_results(tmp_path, machines, methods, n_train=1000, n_test=50, seconds=10.0)
     text = make_page(tmp_path, methods, monkeypatch=monkeypatch)

@@ -1,4 +1,5 @@
-"""Names that a shell or a parser could take for something else reach the programs as they are, in every script."""
+"""Names that a shell or a parser could take for something else reach the programs as they are, in
+every script."""
 
 import os
 import shlex
@@ -178,7 +179,8 @@ def test_machines_with_odd_names_have_triplet_models(script):
 
 
 def test_a_run_on_odd_names(tmp_path, monkeypatch):
-    """Machines, clips, folders and the name of a version, through training, scoring and inference."""
+    """Machines, clips, folders and the name of a version, through training, scoring and
+    inference."""
     raw = tmp_path / "data/own/all/raw"
     machines = ['it\'s "a" pump', "-fan\n*", "$(touch pwned)[x]"]
     for m, machine in enumerate(machines):

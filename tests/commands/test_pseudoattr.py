@@ -232,7 +232,7 @@ def test_clusters_and_report(embedded, settings, data_dir, tmp_path, monkeypatch
     names = "fan-" + clusters.domain + "-" + clusters.cluster.astype(str)
     assert labels.clips == dict(zip(clusters.path, names, strict=True))
 
-    before = files_below(folder, "**/*.[!0-9]*")  # the lock tells who came last
+    before = files_below(folder, "**/*.[!0-9]*")  # the lock says who came last
     assert call(cluster, monkeypatch, *settings("class")) == 0
     assert "fan: already clustered, skipping" in capsys.readouterr().out
     assert files_below(folder, "**/*.[!0-9]*") == before
@@ -289,7 +289,7 @@ def test_training_takes_these_labels_and_records_them(
 
 
 def test_clips_that_were_renamed(embedded, settings, data_dir, tmp_path, monkeypatch, capsys):
-    """Equal embeddings, other names: the clusters are made anew, with the labels."""
+    """Equal embeddings, other names: clusters and labels are made again."""
     assert call(cluster, monkeypatch, *settings("class")) == 0
     shutil.copytree(data_dir / "tiny", tmp_path / "data/tiny")
     root = tmp_path / "data/tiny/all/raw"
@@ -376,10 +376,10 @@ def test_hidden_attributes_need_the_official_lists(
     error = last_line(capsys.readouterr().err)
     assert f"no true attribute of fan/train/{hidden}.wav (2 such clips); DATA_DIR=" in error
     for machine in ("fan", "pump"):
-        text = f"source_file_name,target_file_name\nsection_00_source_train_normal_0000_load_3.wav,{hidden}.wav\n"
+        row = f"section_00_source_train_normal_0000_load_3.wav,{hidden}.wav"
         write_text(
             tmp_path / f"data/tiny/ground_truth/{machine}/attributes_00_train_correspondence.csv",
-            text,
+            f"source_file_name,target_file_name\n{row}\n",
         )
     assert call(cluster, monkeypatch, *arguments) == 0
     labels = PseudoLabels.load(tmp_path / "label/tiny/gt/labels.json")

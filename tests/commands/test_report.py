@@ -22,10 +22,10 @@ DEVELOPMENT = ["bearing", "fan", "gearbox", "slider", "ToyCar", "ToyTrain", "val
 EVALUATION = ["Vacuum", "ToyTank", "ToyNscale", "ToyDrone", "bandsaw", "grinder", "shaker"]
 
 
-def write_run(results, dataset, method, seed, figures):
-    """figures: machine -> its three official values."""
+def write_run(results, dataset, method, seed, metrics):
+    """metrics: machine -> its three official values."""
     run = Run(results / dataset / f"{method}_{seed}")
-    for machine, values in figures.items():
+    for machine, values in metrics.items():
         row = {
             "post_process": "AS-ensemble",
             "hmean_official": 0.0,
@@ -39,9 +39,9 @@ def write_run(results, dataset, method, seed, figures):
 @pytest.fixture
 def results(tmp_path):
     for seed, value in ((1, 0.5), (2, 0.6), (3, 0.7)):
-        figures = dict.fromkeys(DEVELOPMENT, (value, 0.5, 0.8))
-        figures |= dict.fromkeys(EVALUATION, (0.9, 0.9, value))
-        write_run(tmp_path, "dcase2023", "na_1024", seed, figures)
+        metrics = dict.fromkeys(DEVELOPMENT, (value, 0.5, 0.8))
+        metrics |= dict.fromkeys(EVALUATION, (0.9, 0.9, value))
+        write_run(tmp_path, "dcase2023", "na_1024", seed, metrics)
     write_run(tmp_path, "own", "na_1024", 1, {"press": (0.5, 0.25, 1.0)})
     return tmp_path
 
@@ -116,7 +116,8 @@ def test_files_and_terminal(results):
     ]
     header, first, second = ([text.strip() for text in row] for row in (header, *rows))
     assert header == ["method", "dcase2023 dev", "dcase2023 eval", "dcase2023 all", "own all"]
-    # dev, seed 1: 3 / (1/.5 + 1/.5 + 1/.8) = .5714, seed 2: .6102; eval .7105, .7714; all .6334, .6814
+    # dev, seed 1: 3 / (1/.5 + 1/.5 + 1/.8) = .5714, seed 2: .6102;
+    # eval .7105, .7714; all .6334, .6814
     assert first == ["na_1024", "59.08 ± 2.74", "74.10 ± 4.31", "65.74 ± 3.39", "42.86 (1 of 2)"]
     assert second == ["na_0256", *["missing"] * 4]
     # no run has a done marker
@@ -182,7 +183,7 @@ def test_finished_runs_without_figures_are_named(results):
     assert "Missing runs" not in done.stdout
 
 
-# --- differences --------------------------------------------------------------------------------------------------
+# --- differences ----------------------------------------------------------------------------------
 
 
 def write_scores(results, method, seed, shift, machines=("fan", "pump"), extra=0):
@@ -198,10 +199,10 @@ def write_scores(results, method, seed, shift, machines=("fan", "pump"), extra=0
             {"path": paths, "is_normal": is_normal, "is_target": is_target, "AS-ensemble": scores}
         )
         write_csv(run.version(machine, "epoch_12_14_16") / "ensemble_test_score.csv", table)
-        figures = {"post_process": "AS-ensemble", **evaluate(scores, is_normal, is_target)}
+        metrics = {"post_process": "AS-ensemble", **evaluate(scores, is_normal, is_target)}
         write_csv(
             run.version(machine, "epoch_12_14_16") / "ensemble_test_result.csv",
-            pd.DataFrame([figures]),
+            pd.DataFrame([metrics]),
         )
 
 

@@ -1,4 +1,4 @@
-"""A run that was stopped, damaged or asked for with other settings; a loss that is not finite."""
+"""A run that was stopped, corrupted or asked for with other settings; a loss not finite."""
 
 import json
 import shutil
@@ -141,7 +141,7 @@ def noting_epochs(trained: list[int]) -> pytest.MonkeyPatch:
 
 
 def test_scores_of_weights_that_are_gone(run, copy, data_dir, monkeypatch):
-    """Killed while scoring; then a kept epoch turns out damaged, so it is trained and scored again."""
+    """Killed while scoring; then a kept epoch is corrupt, so it is trained and scored again."""
     half = copy(run)
     half.done_marker.unlink()
     flip(half.checkpoint(3))
@@ -150,15 +150,15 @@ def test_scores_of_weights_that_are_gone(run, copy, data_dir, monkeypatch):
     assert csvs(half) == csvs(run)
 
 
-def test_a_damaged_checkpoint_is_not_scored(run, copy, data_dir, monkeypatch, capsys):
-    damaged = copy(run)
-    flip(damaged.checkpoint(3))
+def test_a_corrupt_checkpoint_is_not_scored(run, copy, data_dir, monkeypatch, capsys):
+    corrupt = copy(run)
+    flip(corrupt.checkpoint(3))
     assert (
-        call(infer, monkeypatch, f"run={damaged.folder}", "name=x", "epochs=[3]", "accelerator=cpu")
+        call(infer, monkeypatch, f"run={corrupt.folder}", "name=x", "epochs=[3]", "accelerator=cpu")
         == 1
     )
     assert "epoch3.ckpt: corrupt or not a checkpoint" in capsys.readouterr().err
-    assert not list(damaged.folder.glob("*/infer/version_x/*.csv"))
+    assert not list(corrupt.folder.glob("*/infer/version_x/*.csv"))
 
 
 def test_every_changed_setting_is_named(run, copy, data_dir, monkeypatch, capsys):
@@ -297,7 +297,8 @@ def test_an_extractor_of_ones_own_must_stand_in_a_yaml(run, copy, tmp_path, monk
     own, moved = tmp_path / "own", copy(run)
     (own / "config/model").mkdir(parents=True)
     (own / "my_network.py").write_text(
-        "from unlabeledasd.networks import MultiResolutionNet\n\nclass MyNet(MultiResolutionNet):\n    pass\n"
+        "from unlabeledasd.networks import MultiResolutionNet\n\n"
+        "class MyNet(MultiResolutionNet):\n    pass\n"
     )
     monkeypatch.syspath_prepend(str(own))
     config = moved.config.read_text()
@@ -321,12 +322,12 @@ def test_an_extractor_of_ones_own_must_stand_in_a_yaml(run, copy, tmp_path, monk
     del sys.modules["my_network"]
 
 
-# --- a loss that is not finite ---------------------------------------------------------------------------------------
+# --- a loss that is not finite --------------------------------------------------------------------
 
 
 @pytest.fixture
 def poisoned(tmp_path):
-    """Two machines, one clip of which leads to infinite loss: its samples are so large that their spectrum is."""
+    """Two machines; one clip has samples so large that its spectrum and the loss are infinite."""
     for machine, hz in (("fan", 200.0), ("pump", 900.0)):
         make_machine(tmp_path / "data/tiny/all/raw" / machine, hz)
     clip = "fan/train/section_00_source_train_normal_0001_speed_2.wav"
@@ -368,7 +369,7 @@ def test_clips_of_a_batch_are_found_again(poisoned, cache):
 
 
 def test_the_last_good_state_is_kept(stopped, copy, data_dir, monkeypatch, capsys):
-    """Weights that are spoiled by the last step of an epoch, whose own loss was finite, are not saved."""
+    """Weights that the last step of an epoch spoiled, with a finite loss, are not saved."""
     resumed = copy(stopped)
     before = files_below(resumed.last_checkpoint.parent)
 

@@ -1,4 +1,5 @@
-"""jobs/status.sh against the job scripts' own plans, and what it reports of folders made by hand."""
+"""jobs/status.sh against the job scripts' own plans, and what it reports of folders made by
+hand."""
 
 import json
 import os
@@ -54,7 +55,7 @@ def states(tmp_path: Path, *arguments: str, **environment: str) -> dict[str, dic
     return {entry["folder"].removeprefix(f"{tmp_path}/"): entry for entry in found}
 
 
-# --- what is planned ------------------------------------------------------------------------------------------------
+# --- what is planned ---
 
 
 def commands(script: str, environment: dict[str, str]) -> set[tuple]:
@@ -156,7 +157,7 @@ def test_own_recordings(tmp_path):
         "fan",
         "pump_2",
     }
-    make_machine(tmp_path / "data/own/all/raw/saw", 200.0)  # whose attributes are known
+    make_machine(tmp_path / "data/own/all/raw/saw", 200.0)  # its attributes are known
     for split in ("train", "test"):
         folder = tmp_path / f"data/own/all/raw/drill/{split}"
         folder.mkdir(parents=True)
@@ -180,7 +181,7 @@ def test_errors_in_one_line(arguments, environment, message):
     assert "Traceback" not in done.stderr
 
 
-# --- the page -------------------------------------------------------------------------------------------------------
+# --- the page ---
 
 
 def test_what_a_person_reads(tmp_path):
@@ -209,16 +210,16 @@ def test_what_a_person_reads(tmp_path):
     assert lines[4:] == [
         "",
         "running:",
-        "  demo na_1024, seed 2: epoch 9 of 16, about 8.0 min of training left (host far, process 7, since "
-        "2026-11-24 10:00:00+00:00)",
+        "  demo na_1024, seed 2: epoch 9 of 16, about 8.0 min of training left "
+        "(host far, process 7, since 2026-11-24 10:00:00+00:00)",
         "",
         "interrupted, or waiting to resume:",
         "  demo na_1024, seed 3: nothing trained yet, last heartbeat 2.0 h ago on host far",
         "",
         "failed:",
         "  demo na_1024, seed 4 (and 1 more): OutOfMemoryError: CUDA out of memory",
-        f"    DATA_DIR='/my data' RESULTS_DIR={tmp_path}/results LABEL_DIR={tmp_path}/label DATASETS=demo "
-        "METHODS=na_1024 SEEDS='4 5' jobs/exp/exp1.sh",
+        f"    DATA_DIR='/my data' RESULTS_DIR={tmp_path}/results LABEL_DIR={tmp_path}/label "
+        "DATASETS=demo METHODS=na_1024 SEEDS='4 5' jobs/exp/exp1.sh",
     ]
 
 

@@ -1,4 +1,4 @@
-"""Submission files: names as published, completeness, thresholds and figures, on scores written by hand."""
+"""Submission files: published names, completeness, thresholds and metrics of made-up scores."""
 
 import csv
 import shutil
@@ -34,7 +34,7 @@ VERSION = "epoch_12_14_16"
 
 
 def make_run(folder, data_dir, machines=("fan", *EVALUATION), seed=0, first=0) -> Run:
-    """A finished run on dcase2024 with random scores; test clips of evaluation machines have bare names."""
+    """A finished run on dcase2024 with random scores; evaluation test clips have bare names."""
     run, rng = Run(folder), np.random.default_rng(seed)
     config = compose(
         "train", ["dataset=dcase2024", "method=na_1024", "seed=1", f"data_dir={data_dir}"]
@@ -182,7 +182,7 @@ def test_clips_kept_as_flac_have_the_names_of_the_published_wavs(run, tmp_path):
     assert_same_files(tmp_path)
 
 
-# --- names after ground truth was added ---------------------------------------------------------------------------
+# --- names after ground truth was added ---
 
 
 def names_of(i: int) -> Names:
@@ -194,7 +194,7 @@ def names_of(i: int) -> Names:
 
 @pytest.fixture
 def named(tmp_path):
-    """RoboticArm with ground truth in its names, as preprocess/add_gt_info.sh leaves it: (run, before)."""
+    """RoboticArm with ground truth in its names, by preprocess/add_gt_info.sh: (run, before)."""
     rows, folder = [names_of(i) for i in range(200)], tmp_path / "dcase2024/all/raw/RoboticArm/test"
     folder.mkdir(parents=True)
     for row in rows:
@@ -208,9 +208,9 @@ def named(tmp_path):
     return run, rows, folder
 
 
-def assert_same_files(tmp_path):
+def assert_same_files(tmp_path, machine="RoboticArm"):
     for kind in ("anomaly_score", "decision_result"):
-        name = f"{kind}_RoboticArm_section_00_test.csv"
+        name = f"{kind}_{machine}_section_00_test.csv"
         assert (tmp_path / "after" / name).read_bytes() == (tmp_path / "before" / name).read_bytes()
 
 
@@ -233,6 +233,30 @@ def test_linked_clips_have_their_bare_names(named, tmp_path):
     assert_same_files(tmp_path)
 
 
+def test_clips_that_the_authors_code_named_have_their_bare_names(tmp_path):
+    """Scores of names with the true attribute, which the official list and the journal hide."""
+    rows, folder = [names_of(i) for i in range(200)], tmp_path / "dcase2024/all/raw/ToothBrush/test"
+    folder.mkdir(parents=True)
+    hidden = [row.named.replace("_x_1.wav", "_noAttribute.wav") for row in rows]
+    true = [row.named.replace("_x_1.wav", f"_spd_{i % 7}.wav") for i, row in enumerate(rows)]
+    for name in true:
+        (folder / name).write_bytes(b"audio")
+    run = make_run(tmp_path / "run", tmp_path, machines=["ToothBrush"])
+    call([run], tmp_path / "before", machines=["ToothBrush"])
+    file = run.version("ToothBrush", VERSION) / "ensemble_test_score.csv"
+    table = pd.read_csv(file)
+    table["path"] = [f"ToothBrush/test/{name}" for name in true]
+    write_csv(file, table.sort_values("path"))
+    with pytest.raises(InputError, match="its official bare name is not known"):
+        call([run], tmp_path / "after", machines=["ToothBrush"])
+    journal = tmp_path / "dcase2024/ground_truth/ToothBrush/renamed.csv"
+    lists = [Names(row.bare, name, name) for row, name in zip(rows, hidden, strict=True)]
+    plan("ToothBrush", folder, journal, lists).run()
+    assert (folder / hidden[7]).is_file()
+    call([run], tmp_path / "after", machines=["ToothBrush"])
+    assert_same_files(tmp_path, "ToothBrush")
+
+
 def test_names_that_nothing_tells(named, tmp_path):
     run, _, folder = named
     shutil.rmtree(folder)
@@ -241,7 +265,7 @@ def test_names_that_nothing_tells(named, tmp_path):
     assert not (tmp_path / "after").exists()
 
 
-# --- completeness -------------------------------------------------------------------------------------------------
+# --- completeness ---
 
 
 def drop(table, i):

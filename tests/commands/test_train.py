@@ -1,4 +1,4 @@
-"""A run end to end on tiny clips: files, resume, repeatability, every method, inference, ensemble."""
+"""A run end to end on tiny clips: files, repeatability, every method, inference, ensemble."""
 
 import json
 import os
@@ -67,7 +67,7 @@ def test_files_of_a_run(run):
     assert list((run.all / "logs/tensorboard").rglob("events*"))
 
 
-def test_csv_columns_and_figures(run):
+def test_csv_columns_and_metrics(run):
     scores = pd.read_csv(run.version("fan", "epoch2") / "epoch2_test_score.csv")
     assert list(scores) == ["path", "is_normal", "is_target", SCORE]
     assert scores.path.is_monotonic_increasing
@@ -75,10 +75,10 @@ def test_csv_columns_and_figures(run):
     assert (scores.is_normal == scores.path.str.contains("_normal_")).all()
     assert (scores.is_target == scores.path.str.contains("_target_")).all()
     result = pd.read_csv(run.version("fan", "epoch2") / "epoch2_test_result.csv")
-    figures = evaluate(scores[SCORE], scores.is_normal, scores.is_target)
-    assert list(result) == ["post_process", *figures]
+    metrics = evaluate(scores[SCORE], scores.is_normal, scores.is_target)
+    assert list(result) == ["post_process", *metrics]
     assert result.post_process.tolist() == [SCORE]
-    np.testing.assert_allclose(result.iloc[0, 1:].astype(float), list(figures.values()))
+    np.testing.assert_allclose(result.iloc[0, 1:].astype(float), list(metrics.values()))
 
 
 def test_ensemble_is_the_mean_of_raw_scores(run):
@@ -126,7 +126,7 @@ def test_infer_repeats_the_scores_and_touches_nothing(run, monkeypatch, capsys):
     before = files_below(run.folder)
     assert call(infer, monkeypatch, f"run={run.folder}", "name=again", "accelerator=cpu") == 0
     after = files_below(run.folder)
-    # the lock file tells who held the run last
+    # the lock file names the last owner
     assert {k: v for k, v in after.items() if k in before} == {
         k: v for k, v in before.items() if "lock." not in k
     }
@@ -194,8 +194,11 @@ def test_finished_run_is_left_alone(run, data_dir, monkeypatch, capsys):
     assert files_below(run.folder) == before
 
 
-def test_run_held_elsewhere(run, data_dir, monkeypatch, capsys):
-    program = f"from unlabeledasd.runs.folder import Run\nwith Run({str(run.folder)!r}).claim(): print(flush=True); input()"
+def test_run_locked_elsewhere(run, data_dir, monkeypatch, capsys):
+    program = (
+        "from unlabeledasd.runs.folder import Run\n"
+        f"with Run({str(run.folder)!r}).claim(): print(flush=True); input()"
+    )
     here = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", program], env=here, **pipes) as holder:
@@ -208,7 +211,7 @@ def test_run_held_elsewhere(run, data_dir, monkeypatch, capsys):
 
 
 def test_every_epoch_has_its_own_order(data_dir, tmp_path, monkeypatch):
-    """Lightning tells the sampler its epoch."""
+    """Lightning sets the epoch of the sampler."""
     epochs = []
     monkeypatch.setattr(ShuffledClips, "set_epoch", lambda self, epoch: epochs.append(epoch))
     assert call(train, monkeypatch, *tiny(data_dir, tmp_path)) == 0
@@ -249,7 +252,7 @@ def test_every_method_runs(method, data_dir, tmp_path, monkeypatch):
 
 
 def test_own_recordings_of_any_name(tmp_path, monkeypatch, capsys):
-    """No DCASE names, no target domain, conditions from folders, names or nowhere; longer and shorter clips."""
+    """No DCASE names, no target domain, conditions from folders or names, clips of any length."""
     raw = tmp_path / "own/all/raw"
     for i in range(3):
         write_wav(raw / f"press/train/take {i}.wav", seconds=3 + 3 * i, hz=300 + 10 * i, seed=i)
@@ -285,7 +288,7 @@ def test_sections_are_machines_of_their_own(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(
     not (SHARED / "data/real_mini").is_dir(),
-    reason="the real recordings lie beside a checkout only",
+    reason="the real recordings are only next to some checkouts",
 )
 def test_real_recordings(tmp_path):
     command = [

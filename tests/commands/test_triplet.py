@@ -116,7 +116,7 @@ def module(**options) -> TripletModule:
 
 
 def test_triplets():
-    """Rows tell their clip: x[i] = 1 + i, noise = 0 or a pattern that shows where it was added."""
+    """Rows identify their clip: x[i] = 1 + i, noise = 0 or a pattern that shows its place."""
     made = module(noise_prob=0.5)
     size = 40
     x = (1.0 + torch.arange(size)).view(-1, 1, 1).repeat(1, 30, 30)

@@ -1,5 +1,6 @@
-"""A job like experiment 2 on tiny clips, and the pseudo-labels of one of its runs, made to be killed by test_crash.py:
-it tells on a pipe when a phase begins and ends. Imported once by a server process that forks the jobs."""
+"""A job like experiment 2 on tiny clips, and the pseudo-labels of one of its runs, made to be
+killed by test_crash.py: it reports on a pipe when a phase begins and ends. Imported once by a
+server process that forks the jobs."""
 
 import os
 import sys
@@ -31,7 +32,7 @@ def job(folder: Path, data_dir: Path, pipe: Connection) -> None:
         os.dup2(log.fileno(), 2)
     results = folder / "results"
     for method in METHODS:
-        tell_phases(pipe, method)
+        report_phases(pipe, method)
         call(train, *tiny(data_dir, results, SMALL, method=method))
     labels = [
         "dataset=folder",
@@ -57,10 +58,10 @@ def call(script, *arguments: str) -> None:
     script.launch(script.main, script.__doc__)
 
 
-def tell_phases(pipe: Connection, method: str) -> None:
+def report_phases(pipe: Connection, method: str) -> None:
     """Wrap what begins and ends a phase of this method's run, and of the labels."""
 
-    def tell(phase: str, part, what: str) -> None:
+    def report(phase: str, part, what: str) -> None:
         pipe.send(((method, phase, part), what, time.monotonic()))
 
     def wrap(owner, name: str, phase: str, part) -> None:
@@ -68,9 +69,9 @@ def tell_phases(pipe: Connection, method: str) -> None:
 
         def wrapper(*args, **kwargs):
             which = part(*args, **kwargs)
-            tell(phase, which, "started")
+            report(phase, which, "started")
             result = inner(*args, **kwargs)
-            tell(phase, which, "ended")
+            report(phase, which, "ended")
             return result
 
         setattr(owner, name, wrapper)
@@ -78,7 +79,7 @@ def tell_phases(pipe: Connection, method: str) -> None:
     start = ORIGINAL.setdefault("epoch", DiscriminativeModule.on_train_epoch_start)
 
     def epoch_start(self):
-        tell("training", self.current_epoch + 1, "started")
+        report("training", self.current_epoch + 1, "started")
         start(self)
 
     DiscriminativeModule.on_train_epoch_start = epoch_start

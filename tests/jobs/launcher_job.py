@@ -26,7 +26,7 @@ for _ in {{1..100}}; do [[ $(grep -c begin "$LOG") -lt ${{TOGETHER:-1}} ]] || br
 status=0
 case "$*" in
   *seed=2* | *seed=?2?*) status=${{STATUS:-0}} ;;
-  *) [[ -z "${{STATUS:-}}" ]] || sleep 0.5 ;;   # seed 2 is through first
+  *) [[ -z "${{STATUS:-}}" ]] || sleep 0.5 ;;   # seed 2 ends first
 esac
 echo "end $*" >> "$LOG"
 exit $status

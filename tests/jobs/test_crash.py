@@ -1,6 +1,9 @@
-"""SIGKILL at random moments of every phase of a job, then the same command again: the same files, the same scores.
+"""SIGKILL at random moments of every phase of a job, then the same command again: the same files,
+the same scores.
 
-CRASH_ROUNDS=9 python -m pytest -m crash tests/jobs/test_crash.py     54 kills, 9 in each phase (2 rounds otherwise)
+CRASH_ROUNDS=9 python -m pytest -m crash tests/jobs/test_crash.py
+
+makes 54 kills, 9 in each phase (2 rounds otherwise).
 """
 
 import json
@@ -35,7 +38,7 @@ class Job:
         other.close()
 
     def events(self):
-        """(phase, started or ended, time) as they are told, until the process ends."""
+        """(phase, started or ended, time) as they happen, until the process ends."""
         while True:
             assert self.pipe.poll(LIMIT_SECONDS), "the job hangs"
             try:
@@ -45,9 +48,10 @@ class Job:
                 return
 
     def kill_in(self, phase: tuple, delay: float) -> bool:
-        """SIGKILL `delay` seconds after the phase has started; False if the job had ended before."""
-        for told, what, _ in self.events():
-            if (told, what) == (phase, "started"):
+        """SIGKILL `delay` seconds after the phase has started; False if the job had ended
+        before."""
+        for current, what, _ in self.events():
+            if (current, what) == (phase, "started"):
                 time.sleep(delay)
                 self.process.kill()
                 self.process.join(LIMIT_SECONDS)
@@ -79,7 +83,8 @@ def data_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(context, data_dir, tmp_path_factory):
-    """The job without a kill -> (its folder, seconds of every phase, what it leaves in the temporary folder)."""
+    """The job without a kill -> (its folder, seconds of every phase, what it leaves in the
+    temporary folder)."""
     folder, begun, seconds = tmp_path_factory.mktemp("whole") / "job", {}, {}
     folder.mkdir()
     job = Job(context, folder, data_dir)

@@ -1,4 +1,5 @@
-"""Training pays on the demo data: the trained network against the same network as it was initialised."""
+"""Training pays on the demo data: the trained network against the same network as it was
+initialised."""
 
 from pathlib import Path
 

@@ -96,7 +96,8 @@ def test_the_whole_grid(exp3):
         for line in exp3(DRY_RUN="1", DATASETS="", SEEDS="").stdout.splitlines()
     ]
     scripts = [line.split()[0] for line in lines]
-    # teachers; 14 and 7 unlabeled machines; 2 sources with seeds, 2 without, gt of 2024; 5 rows each
+    # teachers; 14 and 7 unlabeled machines; 2 sources with seeds, 2 without, gt of 2024; 5 rows
+    # each
     assert scripts.count("src/train.py") == 2 * 5 + 2 * 5 * 5
     assert scripts.count("src/train_triplet.py") == (14 + 7) * 5
     assert (scripts.count("pseudoattr/embed.py"), scripts.count("pseudoattr/cluster.py")) == (
@@ -150,7 +151,7 @@ def test_what_fails_stops_its_own_rows_alone(exp3, fails, status, message, train
     source = fails.removeprefix("source=")
     if fails.startswith("source="):
         seed = "" if source == "gt" else " 1"
-        left = f"left out: demo_unlabeled {dict(triplet=TRIPLET, gt=GT)[source]} 1: "
+        left = f"left out: demo_unlabeled {TRIPLET if source == 'triplet' else GT} 1: "
         assert done.stderr.count(f"{left}no labels of {source}{seed}, see above\n") == 2
     assert done.stderr.endswith("exp3: not finished, see above; the same command resumes\n")
 
@@ -204,8 +205,8 @@ def test_rows_whose_weights_are_missing_are_left_out(exp3, job, checkout, tmp_pa
     ]
     lines = done.stderr.splitlines()
     expected = [
-        f"left out: dcase2024 {trained[source]}: pseudoattr/weights/{WEIGHTS[source]}: no such file; "
-        "pseudoattr/README.md says where its weights are from"
+        f"left out: dcase2024 {trained[source]}: pseudoattr/weights/{WEIGHTS[source]}: "
+        "no such file; pseudoattr/README.md says where its weights are from"
         for source in trained
         if source not in present
     ]
@@ -265,7 +266,8 @@ def test_rows_that_no_file_would_help(exp3, dataset, method, reason):
     ],
 )
 def test_every_script_lists_its_plan(job, script, kinds):
-    """15 runs: a teacher and four rows; two triplet models; labels of two sources with seeds, and gt."""
+    """15 runs: a teacher and four rows; two triplet models; labels of two sources with seeds, and
+    gt."""
     done = job(script, LIST_RUNS="1", DATASETS="demo_unlabeled", SEEDS="1 2 3")
     assert (done.returncode, done.stderr) == (0, "")
     lines = [line.split("\t") for line in done.stdout.splitlines()]
@@ -295,7 +297,8 @@ def test_the_grid_of_labels(job):
     lines = job(
         "pseudoattr/pseudo_attr.sh", DRY_RUN="1", DATASETS="", SEEDS="", LABEL_DIR=""
     ).stdout.splitlines()
-    # embed and cluster of 2 datasets x (2 sources x 5 seeds + 2); cluster of the true attributes of 2024
+    # embed and cluster of 2 datasets x (2 sources x 5 seeds + 2); cluster of the true attributes
+    # of 2024
     assert len(lines) == len(set(lines)) == 2 * 2 * 12 + 1
     assert job.log() == []
     labels = [words(line.removeprefix("python ")) for line in lines]

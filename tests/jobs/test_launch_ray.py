@@ -1,4 +1,5 @@
-"""LAUNCHER=ray without Ray: what reaches its driver, what the driver does on a node, and what comes back."""
+"""LAUNCHER=ray without Ray: what reaches its driver, what the driver does on a node, and what
+comes back."""
 
 import os
 import shlex
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, write_script
-from ray_runs import Run, execute, last_line, places, read_runs, setting
+from ray_runs import Task, execute, last_line, places, read_tasks, setting
 from unlabeledasd.errors import InputError
 
 STAND_IN = """#!/bin/sh
@@ -50,7 +51,7 @@ def job(tmp_path):
             check=False,
         )
 
-    run.read = lambda: read_runs((tmp_path / "runs").read_bytes())
+    run.read = lambda: read_tasks((tmp_path / "runs").read_bytes())
     return run
 
 
@@ -83,7 +84,7 @@ def test_runs_reach_the_driver_as_the_local_launcher_has_them(job, tmp_path):
     assert len(plain["ray"].splitlines()) == 3
 
 
-def test_what_the_driver_tells_of_runs(job):
+def test_what_the_driver_reports_of_runs(job):
     done = job(ANSWERS=r"2 0\n0 3\n1 -9\n")
     assert done.returncode == 1
     assert (
@@ -137,7 +138,7 @@ def test_finished_runs_need_no_cluster(job, tmp_path):
 @pytest.mark.parametrize("data", [b"a\0b\0", b"a\0b\0c", b"a\0b\0c\0d\0"])
 def test_half_a_list_of_runs_is_refused(data):
     with pytest.raises(InputError, match="three strings for each run"):
-        read_runs(data)
+        read_tasks(data)
 
 
 def driver(folder: Path, runs: bytes = b"", module: str = "", **environment: str):
@@ -156,8 +157,10 @@ def driver(folder: Path, runs: bytes = b"", module: str = "", **environment: str
 def test_without_ray(tmp_path):
     done = driver(tmp_path, module="raise ImportError('No module named ray')")
     assert done.returncode == 1
-    told = "error: LAUNCHER=ray needs Ray, which is not installed here: pip install -e '.[ray]'\n"
-    assert done.stderr.decode() == told
+    message = (
+        "error: LAUNCHER=ray needs Ray, which is not installed here: pip install -e '.[ray]'\n"
+    )
+    assert done.stderr.decode() == message
     assert done.stdout == b""
 
 
@@ -197,15 +200,15 @@ def test_a_run_on_its_node(on_gpu, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "launch.log").write_text("before\n")
     command = 'printf "%s\\n" "$PWD" "$MARK" "[$CUDA_VISIBLE_DEVICES]"; echo "it broke" >&2; exit 7'
-    run = Run("a b 1", str(folder), f"bash -c {shlex.quote(command)}")
+    run = Task("a b 1", str(folder), f"bash -c {shlex.quote(command)}")
     status, _, _ = execute(
         run, str(ROOT), {"PATH": os.environ["PATH"], "MARK": "of the driver"}, on_gpu
     )
     assert status == 7
-    before, header, *told = (folder / "launch.log").read_text().splitlines()
+    before, header, *output = (folder / "launch.log").read_text().splitlines()
     assert before == "before"
     assert header.endswith(run.command)
-    assert told == [str(ROOT), "of the driver", "[5]" if on_gpu else "[]", "it broke"]
+    assert output == [str(ROOT), "of the driver", "[5]" if on_gpu else "[]", "it broke"]
     assert last_line(str(folder)) == "it broke"
 
 
@@ -223,10 +226,10 @@ def test_a_run_ends_with_its_worker(tmp_path):
     """Even if the worker has no time to tidy up, and the run takes no notice of signals."""
     pidfile = tmp_path / "pid"
     command = f"trap '' TERM HUP INT; echo $$ > {pidfile}; while :; do sleep 0.05; done"
-    run = Run("a", str(tmp_path), f"bash -c {shlex.quote(command)}")
+    run = Task("a", str(tmp_path), f"bash -c {shlex.quote(command)}")
     script = (
-        f"from ray_runs import Run, execute\n"
-        f"execute(Run(*{tuple(run)}), {str(ROOT)!r}, {{'PATH': {os.environ['PATH']!r}}}, False)"
+        f"from ray_runs import Task, execute\n"
+        f"execute(Task(*{tuple(run)}), {str(ROOT)!r}, {{'PATH': {os.environ['PATH']!r}}}, False)"
     )
     path = os.pathsep.join([str(ROOT / "jobs/launch"), str(ROOT / "src")])
     worker = subprocess.Popen(
@@ -241,5 +244,5 @@ def test_a_run_ends_with_its_worker(tmp_path):
     worker.kill()
     worker.wait()
     while alive(pid):
-        assert time.monotonic() < deadline, "it goes on without its worker"
+        assert time.monotonic() < deadline, "it outlives its worker"
         time.sleep(0.02)

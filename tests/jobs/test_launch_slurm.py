@@ -1,5 +1,5 @@
-"""What LAUNCHER=slurm submits, and what its tasks do, with stand-ins for python and Slurm; tests/jobs/test_slurm.py has a
-real one."""
+"""What LAUNCHER=slurm submits, and what its tasks do, with stand-ins for python and Slurm;
+tests/jobs/test_slurm.py has a real one."""
 
 import shlex
 import signal
@@ -86,7 +86,7 @@ def test_slurm_makes_each_source_of_labels_once(job):
 
 @pytest.mark.parametrize("status", [0, 1, 3, 130])
 def test_slurm_looks_at_finished_runs(job, status):
-    """With OVERRIDES they are asked, and what they answer is told."""
+    """With OVERRIDES they are asked, and their answer is reported."""
     for seed in "23":
         (job.folder / f"results/demo/na_1024_{seed}/all").mkdir(parents=True)
         (job.folder / f"results/demo/na_1024_{seed}/all/done").touch()
@@ -261,7 +261,7 @@ def test_a_task_is_its_line_of_the_submission(job, submission, status):
 
 @pytest.mark.parametrize("sent", [signal.SIGUSR1, signal.SIGTERM])
 @pytest.mark.parametrize("state", ["RUNNING", "SIGNALING", "COMPLETING"])
-def test_a_task_that_is_told_to_end(job, submission, sent, state):
+def test_a_task_that_is_stopped(job, submission, sent, state):
     """Queued again, unless Slurm itself ends it."""
     (job.folder / "queue").write_text(f"{state}\n")
     process = job.start("jobs/launch/slurm_job.sh", *submission, **TASK, SLOW="?")

@@ -1,4 +1,5 @@
-"""LAUNCHER=local with several runs at a time, and what no launcher takes, with a stand-in for python."""
+"""LAUNCHER=local with several runs at a time, and what no launcher takes, with a stand-in for
+python."""
 
 import os
 import signal
@@ -23,7 +24,7 @@ def change_python(job, old: str, new: str) -> None:
 
 
 def test_two_at_a_time(job):
-    done = job(JOBS="2", TOGETHER="2")  # a run goes on when two have begun
+    done = job(JOBS="2", TOGETHER="2")  # a run waits until two have begun
     assert done.returncode == 0, done.stderr
     runs = [line for line in job.log() if line.startswith(("begin", "end"))]
     assert [line.split()[0] for line in runs[:3]] == ["begin", "begin", "end"]
@@ -36,10 +37,10 @@ def test_two_at_a_time(job):
     assert "3 of 3, status 0: " in done.stdout
     for seed in "123":
         log = job.folder / f"results/demo/na_1024_{seed}/launch.log"
-        header, told = log.read_text().splitlines()
+        header, output = log.read_text().splitlines()
         assert header.startswith("== 20")
         assert f": python src/train.py dataset=demo method=na_1024 seed={seed} " in header
-        assert told.startswith(
+        assert output.startswith(
             f"seen by the log: src/train.py dataset=demo method=na_1024 seed={seed} "
         )
     threads = {line.split()[1] for line in runs if line.startswith("begin")}
@@ -62,8 +63,8 @@ def test_one_run_at_a_time_has_the_first_gpu(job, gpus, seeds, seen):
 
 
 def test_labels_have_the_first_gpu_and_all_threads(job):
-    told = '*) echo "labels ${OMP_NUM_THREADS:-all} $CUDA_VISIBLE_DEVICES $*" >> "$LOG"'
-    change_python(job, '*) echo "$*" >> "$LOG"', told)
+    noted = '*) echo "labels ${OMP_NUM_THREADS:-all} $CUDA_VISIBLE_DEVICES $*" >> "$LOG"'
+    change_python(job, '*) echo "$*" >> "$LOG"', noted)
     done = job(
         "jobs/exp/exp3.sh", DATASETS="demo_unlabeled", METHODS="", SEEDS="1", GPUS="GPU-7f3a 5"
     )
@@ -109,7 +110,7 @@ def test_runs_that_never_began_have_failed(job):
 
 
 def test_a_run_that_vanishes_has_failed(job):
-    """local_run.sh is killed, which would tell how it ended."""
+    """local_run.sh is killed, which would report how it ended."""
     change_python(job, "status=0\n", 'case "$*" in *seed=2*) kill -9 $PPID ;; esac\nstatus=0\n')
     done = job(JOBS="2", SEEDS="1 2")
     assert done.returncode == 1
@@ -131,7 +132,8 @@ def test_term_ends_what_was_started(job, seeds):
 
 
 def test_term_ends_a_script_that_was_called(job):
-    stop = 'trap \'echo interrupted >> "$LOG"; exit 130\' TERM\necho begin >> "$LOG"; while :; do sleep 0.1; done'
+    stop = 'trap \'echo interrupted >> "$LOG"; exit 130\' TERM\necho begin >> "$LOG"\n'
+    stop += "while :; do sleep 0.1; done"
     change_python(job, "  src/train.py) ;;", f"  pseudoattr/*) {stop} ;;\n  src/train.py) ;;")
     process = job.start(
         "jobs/exp/exp3.sh", DATASETS="demo_unlabeled", METHODS="", SEEDS="1", STAGES="labels"

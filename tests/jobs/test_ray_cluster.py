@@ -1,4 +1,5 @@
-"""LAUNCHER=ray on a real cluster of two nodes on this machine, one of which is killed: pytest -m cluster"""
+"""LAUNCHER=ray on a real cluster of two nodes on this machine, one of which is killed: pytest -m
+cluster"""
 
 import json
 import os
@@ -73,7 +74,8 @@ def with_name(ancestor: int, text: str) -> list[int]:
 
 
 def free_port() -> int:
-    """One that neither Ray's workers (from 10002) nor anybody who asks for any port (from 32768) will take."""
+    """One that neither Ray's workers (from 10002) nor anybody who asks for any port (from 32768)
+    will take."""
     for port in random.sample(range(20000, 32000), 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -87,7 +89,7 @@ class Cluster:
     def __init__(self):
         self.folder = Path(
             tempfile.mkdtemp(prefix="ray", dir="/tmp")
-        )  # sockets lie in it, whose paths must be short
+        )  # sockets lie in it, and their paths must be short
         self.address = f"127.0.0.1:{free_port()}"
         token = self.folder / "token"
         token.write_text(secrets.token_hex(32))
@@ -180,7 +182,8 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    """Two machines, one of them without attributes and of so few clips that each is a cluster without UMAP."""
+    """Two machines, one of them without attributes and of so few clips that each is a cluster
+    without UMAP."""
     folder = tmp_path_factory.mktemp("data")
     make_machine(folder / "tiny/all/raw/fan", 200.0, source=2, target=1)
     make_machine(folder / "tiny/all/raw/pump", 900.0)
@@ -230,9 +233,9 @@ def job(clips, tmp_path):
 
     def ended(started: subprocess.Popen, launcher: str) -> str:
         started.wait(600)
-        told = (tmp_path / launcher / "log").read_text()
-        assert started.returncode == 0, told
-        return told
+        printed = (tmp_path / launcher / "log").read_text()
+        assert started.returncode == 0, printed
+        return printed
 
     start.ended, start.place = ended, tmp_path
     return start
@@ -245,7 +248,8 @@ def csvs(place: Path) -> dict[str, bytes]:
 
 
 def lose_a_node_in_the_middle(cluster: Cluster, running: subprocess.Popen, results: Path) -> Run:
-    """Once the run there has an epoch to go on from, while another one runs on the other node -> that run."""
+    """Once the run there has an epoch to resume from, while another one runs on the other node ->
+    that run."""
 
     def in_the_middle() -> Run | None:
         assert running.poll() is None, "it ended before a node could be lost"
@@ -276,13 +280,13 @@ def test_a_node_is_lost(script, cluster, job, tmp_path):
     job.ended(job(script, "local", **grid), "local")
     running = job(script, "ray", **grid, **cluster.environment)
     run = lose_a_node_in_the_middle(cluster, running, tmp_path / "ray/results")
-    told = job.ended(running, "ray")
+    printed = job.ended(running, "ray")
     progress = json.loads(run.progress.read_text())
     assert (
         len(progress["seconds"]) < progress["epochs"]
-    )  # the last try went on where the lost one was
-    assert told.count("its node or worker was lost (NodeDiedError), tried again") == 1
-    assert "Ray: 2 node(s), 1 CPUs and no GPU a run, 2 at a time" in told
+    )  # the last try resumed where the lost one was
+    assert printed.count("its node or worker was lost (NodeDiedError), retried") == 1
+    assert "Ray: 2 node(s), 1 CPUs and no GPU a run, 2 at a time" in printed
     begun = [
         log.read_text().count("== 20")
         for log in (tmp_path / "ray/results/tiny").glob("*/launch.log")
@@ -305,13 +309,13 @@ def test_a_run_that_fails_is_reported(cluster, job, tmp_path):
     (runs / "na_4096_3").touch()
     running = job("exp1.sh", "ray", METHODS="na_4096", SEEDS="1 2 3", **cluster.environment)
     assert running.wait(300) == 1
-    told = (tmp_path / "ray/log").read_text()
-    assert "failed: folder:tiny na_4096 2\nfailed: folder:tiny na_4096 3\n" in told
-    assert (
-        f"na_4096 2: exit status 1 on {socket.gethostname()}: error: {damaged.config}: not a configuration"
-        in told
+    printed = (tmp_path / "ray/log").read_text()
+    assert "failed: folder:tiny na_4096 2\nfailed: folder:tiny na_4096 3\n" in printed
+    failure = (
+        f"exit status 1 on {socket.gethostname()}: error: {damaged.config}: not a configuration"
     )
-    assert re.search(r"folder:tiny na_4096 3: \S+/na_4096_3: File exists", told)
+    assert f"na_4096 2: {failure}" in printed
+    assert re.search(r"folder:tiny na_4096 3: \S+/na_4096_3: File exists", printed)
     assert (damaged.folder / "launch.log").read_text().count("== 20") == 1
     assert Run(runs / "na_4096_1").is_done
 

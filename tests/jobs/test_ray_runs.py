@@ -1,4 +1,5 @@
-"""The driver of LAUNCHER=ray on a stand-in for a cluster; tests/jobs/test_ray_cluster.py has a real one."""
+"""The driver of LAUNCHER=ray on a stand-in for a cluster; tests/jobs/test_ray_cluster.py has a
+real one."""
 
 import io
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,12 +8,12 @@ from types import SimpleNamespace
 import pytest
 from tqdm import tqdm
 
-from ray_runs import Run, execute, run_all
+from ray_runs import Task, execute, run_all
 from unlabeledasd.errors import InputError
 
 
 class Lost(Exception):
-    """What Ray raises for a task whose node is gone."""
+    """What Ray raises for a task on a lost node."""
 
 
 class Broken(Lost):
@@ -21,7 +22,8 @@ class Broken(Lost):
 
 
 class Cluster:
-    """As much of Ray's interface as ray_runs uses, in threads; `end(run, environment)` is what comes of a try."""
+    """As much of Ray's interface as ray_runs uses, in threads; `end(run, environment)` is what
+    comes of a try."""
 
     exceptions = SimpleNamespace(RayError=Lost, RayTaskError=Broken)
 
@@ -65,7 +67,7 @@ class Cluster:
         self.cancelled.append(future)
 
 
-RUNS = [Run(f"run {i}", "folder", "true") for i in range(4)]
+RUNS = [Task(f"run {i}", "folder", "true") for i in range(4)]
 
 
 def ended(cluster: Cluster, runs=RUNS) -> list[tuple[int, int]]:
@@ -149,7 +151,7 @@ def test_every_try_belongs_to_one_call():
 
     command = "python src/train.py overwrite=true "
     for _ in range(2):
-        assert ended(Cluster(end), [Run("run", "folder", command)]) == [(0, 0)]
+        assert ended(Cluster(end), [Task("run", "folder", command)]) == [(0, 0)]
     assert {given for given, _ in begun} == {command}
     first, second = [name for _, name in begun[:3]], [name for _, name in begun[3:]]
     assert len(set(first)) == len(set(second)) == 1
@@ -165,9 +167,9 @@ def test_a_run_that_fails_is_not_tried_again(capsys):
     cluster = Cluster(end)
     assert sorted(ended(cluster)) == [(0, 0), (1, 1), (2, 3), (3, 1)]
     assert len(cluster.tries) == 4
-    told = capsys.readouterr().err
-    assert "run 1: exit status 1 on host" in told
-    assert "run 3: /results: Permission denied" in told
+    printed = capsys.readouterr().err
+    assert "run 1: exit status 1 on host" in printed
+    assert "run 3: /results: Permission denied" in printed
 
 
 def test_whoever_stops_listening_ends_what_runs():

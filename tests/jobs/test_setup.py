@@ -1,4 +1,5 @@
-"""The environment: what is declared, what is pinned, and what jobs/setup.sh says when it cannot go on."""
+"""The environment: what is declared, what is pinned, and what jobs/setup.sh says when it cannot go
+on."""
 
 import ast
 import importlib.util
@@ -23,10 +24,16 @@ SETUP_FILES = (
     "requirements.txt",
 )
 # module: distribution
-OTHER_NAMES = {"sklearn": "scikit-learn", "hydra": "hydra-core", "umap": "umap-learn"}
+OTHER_NAMES = {
+    "sklearn": "scikit-learn",
+    "hydra": "hydra-core",
+    "umap": "umap-learn",
+    "yaml": "pyyaml",
+}
 SOURCED_ONLY = (
     "jobs/environment.sh",
     "jobs/exp/common.sh",
+    "pseudoattr/labels.sh",
     *(f"jobs/launch/{launcher}.sh" for launcher in ("local", "ray", "slurm")),
 )
 
@@ -56,7 +63,7 @@ def run(*command, **kwargs):
     )
 
 
-# --- what is declared ---------------------------------------------------------------------------------------------
+# --- what is declared ---
 
 
 def test_pyproject_lists_are_read_as_toml_reads_them():
@@ -91,10 +98,13 @@ def test_each_python_gets_one_pin_per_dependency(python):
 
 
 def third_party_imports(folder):
-    """{top-level module: a file that imports it}, without the standard library and the repository's own modules."""
+    """{top-level module: a file that imports it}, without the standard library and own modules."""
     files = sorted((ROOT / folder).rglob("*.py"))
-    own = {"unlabeledasd"} | {
-        file.stem for own_folder in CODE_FOLDERS for file in (ROOT / own_folder).glob("*.py")
+    own = {
+        path.stem
+        for own_folder in CODE_FOLDERS
+        for path in (ROOT / own_folder).iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
     }
     modules = {}
     for file in files:
@@ -122,7 +132,7 @@ def test_every_import_is_a_declared_dependency():
             assert name in names, f"{file} imports {module}, which pyproject.toml does not declare"
 
 
-# --- missing_requirements.py --------------------------------------------------------------------------------------
+# --- missing_requirements.py ---
 
 
 def test_this_environment_lacks_nothing():
@@ -149,7 +159,7 @@ def test_torch_and_torchaudio_must_be_a_pair(monkeypatch, torch, torchaudio, pai
     assert all("torch" in line for line in lacking)
 
 
-# --- the scripts --------------------------------------------------------------------------------------------------
+# --- the scripts ---
 
 
 @pytest.fixture
@@ -166,7 +176,8 @@ def checkout(tmp_path):
 
 
 def fake_python(checkout, name, version, ensurepip):
-    """A `python` of which setup.sh learns its version, and whether it can make virtual environments."""
+    """A `python` of which setup.sh learns its version, and whether it can make virtual
+    environments."""
     file = checkout / "bin" / name
     cases = f"*version*) echo {version};; *ensurepip*) exit {1 - ensurepip};; *) exit 1;;"
     file.write_text(f'#!/bin/sh\ncase "$2" in {cases} esac\n')

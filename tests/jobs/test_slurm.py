@@ -1,7 +1,10 @@
-"""LAUNCHER=slurm on a real Slurm of two nodes on this host (tests/jobs/slurm.sh): runs are ended and queued again, a node
-goes down, one is drained, and in the end every file of scores is that of a local run.
+"""LAUNCHER=slurm on a real Slurm of two nodes on this host (tests/jobs/slurm.sh): runs are ended
+and queued again, a node goes down, one is drained, and in the end every file of scores is that of
+a local run.
 
-  python -m pytest -m cluster tests/jobs/test_slurm.py     as root, with slurm-wlm and munge; 5 to 15 minutes on 2 cores
+  python -m pytest -m cluster tests/jobs/test_slurm.py
+
+as root, with slurm-wlm and munge; 5 to 15 minutes on 2 cores.
 """
 
 import json
@@ -186,7 +189,7 @@ def test_everything_is_as_in_a_local_run(slurm, job, tmp_path):
         # it would signal the task once more when it runs again
         with subprocess.Popen(["scancel", "--batch", f"--signal={signal}", task]) as command:
             log = Path(run, "launch.log")
-            wait_for(lambda: "told to end, queued again" in log.read_text(), 60)  # noqa: B023
+            wait_for(lambda: "stopped by a signal, requeued" in log.read_text(), 60)  # noqa: B023
             command.kill()
         disturbed.append(run)
     _, node, run = wait_for(lambda: in_training(slurm, disturbed))
@@ -199,9 +202,9 @@ def test_everything_is_as_in_a_local_run(slurm, job, tmp_path):
         assert trained < epochs  # it went on
 
     slurm(f"scontrol update nodename={node} state=resume")
-    told = job(stages, "slurm", cluster, **more)
+    printed = job(stages, "slurm", cluster, **more)
     assert (
-        told.count("submitted: ") == 4
+        printed.count("submitted: ") == 4
     )  # triplet model, labels, students, table; the teacher is one of experiment 2
     _, node, _ = wait_for(lambda: running(slurm))[0]
     slurm(f"scontrol update nodename={node} state=drain reason=test")

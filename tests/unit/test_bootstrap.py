@@ -1,4 +1,4 @@
-"""The paired bootstrap against scikit-learn, and its coverage where the truth is known in closed form."""
+"""The paired bootstrap against scikit-learn, and its coverage of a truth in closed form."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def test_weights_are_repetitions(ties, max_fpr):
         assert area == pytest.approx(expected, abs=1e-12)
 
 
-def test_clips_as_they_are_have_the_official_figures():
+def test_clips_as_they_are_have_the_official_metrics():
     scores = np.random.default_rng(0).standard_normal(120).round(1)
     expected = evaluate(scores, IS_NORMAL, IS_TARGET)
     found = official_metrics(scores, IS_NORMAL, IS_TARGET, np.ones((1, 120)))
@@ -52,7 +52,7 @@ def test_draws_are_within_domain_and_condition():
 
 
 def true_score(d: float) -> float:
-    """Harmonic mean of the official figures where normal scores are N(0, 1) and anomalous ones N(d, 1)."""
+    """Harmonic mean of the official metrics for normal scores N(0, 1), anomalous ones N(d, 1)."""
     auc = norm.cdf(d / np.sqrt(2))
     area = quad(lambda fpr: norm.cdf(d + norm.ppf(fpr)), 0, 0.1)[0]
     return hmean([auc, auc, (1 + (area - 0.005) / (0.1 - 0.005)) / 2])
@@ -85,7 +85,7 @@ def test_coverage_of_the_interval_over_seeds():
 
 
 def test_interval_over_few_seeds_is_too_narrow():
-    """As the docstring of grid.differences warns: the spread of 5 values is underestimated by sqrt(4 / 5)."""
+    """As grid.differences warns: the spread of 5 values is underestimated by sqrt(4 / 5)."""
     rng = np.random.default_rng(0)
     intervals = [interval(resampled_means(rng.normal(3, 1, 5), 500, seed)) for seed in range(600)]
     assert 0.78 < np.mean([low <= 3 <= high for low, high in intervals]) < 0.91

@@ -13,7 +13,7 @@ from unlabeledasd.pseudo.clustering import PseudoLabeler, agreement
 def separated(
     n_clusters: int, n_clips: int, size: int = 2, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """-> points (N, size) around centres 40 standard deviations apart or more, cluster of each (N,), sorted."""
+    """Points (N, size) around centres 40 standard deviations apart or more; clusters (N,)."""
     rng = np.random.default_rng(seed)
     cluster = np.sort(np.arange(n_clips) % n_clusters)
     grid = 40.0 * np.stack(
@@ -35,7 +35,10 @@ def test_separated_clusters_are_found_in_any_order(n_clusters, criterion, order)
 
 
 def test_curve_of_one_component_by_hand():
-    """cv_bic: -2 log-likelihood + 5 ln n of the held-out clips (5: two means, three covariances), mean over folds."""
+    """cv_bic: -2 log-likelihood + 5 ln n of the held-out clips, mean over folds.
+
+    5 parameters: two means, three covariances.
+    """
     points, _ = separated(2, 50)
     values = []
     for train, held_out in KFold(5, shuffle=True, random_state=0).split(points):

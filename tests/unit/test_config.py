@@ -42,7 +42,7 @@ def test_every_other_file(group, name):
     package = "@model.loss" if group == "loss" else ""
     plus = "+" if group == "embedder" else ""  # training takes none
     choice = f"{plus}{group}{package}={name}"
-    # the method that sets the least beside its model
+    # the method that sets the least besides its model
     check_config(compose("train", [*settings("demo", "featex_0256_4096"), choice]))
 
 
@@ -195,9 +195,9 @@ TRIPLET = ["dataset=demo", "machine=gearbox", *SET]
     ],
 )
 def test_several_devices_are_refused(entry, given, override):
-    told = override.lstrip("+").partition("=")[0]
+    setting = override.lstrip("+").partition("=")[0]
     with pytest.raises(
-        InputError, match=rf"^{told}=.+: a run is for one device, since .+ \(docs/cluster\.md\)$"
+        InputError, match=rf"^{setting}=.+: a run is for one device, since .+ \(docs/cluster\.md\)$"
     ):
         check_config(compose(entry, [*given, override]))
 

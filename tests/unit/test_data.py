@@ -34,7 +34,7 @@ def test_order_is_a_function_of_seed_and_epoch():
 
 @pytest.fixture
 def clips(tmp_path):
-    """Clips of different lengths whose samples count up, so that a window tells its place."""
+    """Clips of different lengths whose samples count up, so that a window shows its place."""
     import soundfile
 
     paths = [f"fan/train/{i}.wav" for i in range(6)]

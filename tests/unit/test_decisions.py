@@ -16,7 +16,7 @@ def test_gamma_threshold():
     scores = rng.gamma(3.0, 0.05, 20_000)
     truth = stats.gamma.ppf(0.9, 3.0, scale=0.05)
     assert decision_threshold(scores) == pytest.approx(truth, rel=0.02)
-    # the likelihood equations, solved here: log k - digamma(k) = log mean - mean log, scale = mean / k
+    # the likelihood equations: log k - digamma(k) = log mean - mean log, scale = mean / k
     few = scores[:50]
     gap = np.log(few.mean()) - np.log(few).mean()
     shape = optimize.brentq(lambda k: np.log(k) - special.digamma(k) - gap, 1e-3, 1e3)
@@ -73,7 +73,7 @@ def test_held_out_scores_are_of_refits():
 
 
 def test_held_out_scores_are_like_those_of_new_clips():
-    """Scores of the clips a scorer was fitted on are lower; held-out ones are distributed as new ones."""
+    """Clips that a scorer was fitted on score lower; held-out ones are distributed as new ones."""
     rng = np.random.default_rng(0)
     training, new = rng.standard_normal((300, 16)), rng.standard_normal((3000, 16))
     scorer, nobody = TargetKmeansCos(), np.zeros(300, bool)
@@ -108,14 +108,14 @@ def test_precision_recall_f1(seed):
     decided, is_normal, is_target = rng.random((3, 50)) < 0.4
     if seed == 0:
         decided[:] = False  # no alarm at all
-    figures = decision_metrics(decided, is_normal, is_target)
+    metrics = decision_metrics(decided, is_normal, is_target)
     for name, rows in (("source", ~is_target), ("target", is_target)):
         expected = precision_recall_fscore_support(
             ~is_normal[rows], decided[rows], average="binary", zero_division=0
         )
-        found = [figures[f"{figure}_{name}"] for figure in ("precision", "recall", "f1")]
+        found = [metrics[f"{metric}_{name}"] for metric in ("precision", "recall", "f1")]
         np.testing.assert_allclose(found, expected[:3])
     without_target = decision_metrics(decided, is_normal, np.zeros(50, bool))
     assert all(
-        np.isnan(without_target[f"{figure}_target"]) for figure in ("precision", "recall", "f1")
+        np.isnan(without_target[f"{metric}_target"]) for metric in ("precision", "recall", "f1")
     )

@@ -1,7 +1,8 @@
 """Embedders, against the networks inside the published wheels.
 
-The wheels are fetched with pip into pytest's cache folder and imported from there piece by piece: nothing is
-installed, and the package of PANNs, which downloads a file into the home folder when it is imported, is not run.
+The wheels are fetched with pip into pytest's cache folder and imported from there piece by piece:
+nothing is installed, and the package of PANNs, which downloads a file into the home folder when it
+is imported, is not run.
 """
 
 import importlib
@@ -27,9 +28,12 @@ from unlabeledasd.pseudo.embedders import PANNS_MD5, OpenL3, OwnModel, Panns, Re
 from unlabeledasd.pseudo.pretrained import Cnn14, OpenL3Net
 
 WHEELS = """
-panns-inference==0.1.1 --hash=sha256:97f6b56b6c9467cf00e21f041e1f88933188c65c1b5ca64eeb3c92e37fb27fc2
-torchlibrosa==0.1.0 --hash=sha256:89b65fd28b833ceb6bc74a3d0d87e2924ddc5a845d0a246b194952a4e12a38cb
-torchopenl3==1.0.1 --hash=sha256:65fcb335ce35499887d6d163c5d8b1448d25c6118535ef0c10d7b7d535c21e46
+panns-inference==0.1.1 \\
+  --hash=sha256:97f6b56b6c9467cf00e21f041e1f88933188c65c1b5ca64eeb3c92e37fb27fc2
+torchlibrosa==0.1.0 \\
+  --hash=sha256:89b65fd28b833ceb6bc74a3d0d87e2924ddc5a845d0a246b194952a4e12a38cb
+torchopenl3==1.0.1 \\
+  --hash=sha256:65fcb335ce35499887d6d163c5d8b1448d25c6118535ef0c10d7b7d535c21e46
 """
 MODULES = ("panns_inference.models", "torchopenl3.models", "torchopenl3.utils")
 
@@ -66,7 +70,8 @@ def published(request, tmp_path_factory):
         assert "DO NOT MATCH THE HASHES" not in done.stderr, done.stderr
         if done.returncode:
             pytest.skip(
-                f"the published wheels cannot be fetched: {(done.stderr.strip() or 'pip failed')[-200:]}"
+                "the published wheels cannot be fetched: "
+                f"{(done.stderr.strip() or 'pip failed')[-200:]}"
             )
     folder = requirements.parent
     for wheel in cache.glob("*.whl"):
@@ -96,7 +101,7 @@ def published(request, tmp_path_factory):
 
 
 def random_state(network: nn.Module) -> dict:
-    """Weights that keep the size of the signal and let clips differ; the front end's constants as they are."""
+    """Weights that keep the signal's size and let clips differ; the front end's constants as is."""
     generator = torch.Generator().manual_seed(0)
     state = network.state_dict()
     for name, value in state.items():
@@ -161,9 +166,10 @@ def long_clips(clips, seconds: float, rate: int) -> np.ndarray:
 
 def assert_same(ours: np.ndarray, theirs: np.ndarray) -> None:
     assert ours.dtype == np.float32
-    assert np.ptp(theirs, axis=0).max() > 0.1, "clips differ too little to tell"
+    assert np.ptp(theirs, axis=0).max() > 0.1, "clips differ too little for a comparison"
     print(
-        f"largest deviation {np.abs(ours - theirs).max():.2g} of embeddings up to {np.abs(theirs).max():.2g}"
+        f"largest deviation {np.abs(ours - theirs).max():.2g} of embeddings up to "
+        f"{np.abs(theirs).max():.2g}"
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
 
@@ -314,11 +320,13 @@ def test_one_channel_of_several(openl3_weights, clips, tmp_path):
     [
         (
             Panns,
-            rf"Cnn14_mAP=0.431.pth \(327,428,481 bytes, md5 {PANNS_MD5}\) from https://zenodo.org/record/3987831",
+            rf"Cnn14_mAP=0.431.pth \(327,428,481 bytes, md5 {PANNS_MD5}\) from "
+            "https://zenodo.org/record/3987831",
         ),
         (
             OpenL3,
-            "torchopenl3_mel128_env_512.pth.tar .* from https://github.com/torchopenl3/torchopenl3-models",
+            "torchopenl3_mel128_env_512.pth.tar .* from "
+            "https://github.com/torchopenl3/torchopenl3-models",
         ),
     ],
 )
@@ -409,8 +417,10 @@ def test_importing_fetches_and_writes_nothing():
     watch = (
         "import sys, librosa.core, librosa.filters, unlabeledasd.evaluation\n"
         "def hook(event, arguments):\n"
-        "    writes = event == 'open' and isinstance(arguments[1], str) and set(arguments[1]) & set('wax+')\n"
-        "    if writes or event in ('socket.connect', 'os.system', 'subprocess.Popen', 'os.mkdir'):\n"
+        "    mode = arguments[1] if event == 'open' else ''\n"
+        "    writes = isinstance(mode, str) and set(mode) & set('wax+')\n"
+        "    others = ('socket.connect', 'os.system', 'subprocess.Popen', 'os.mkdir')\n"
+        "    if writes or event in others:\n"
         "        print(event, arguments)\n"
         "sys.addaudithook(hook)\n"
         "import unlabeledasd.pseudo.embedders\n"

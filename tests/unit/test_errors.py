@@ -1,4 +1,4 @@
-"""What a person can mend is told in one line by src/train.py, with exit status 1."""
+"""Errors that a user can fix: src/train.py prints them in one line, with exit status 1."""
 
 import pytest
 

@@ -2,9 +2,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from conftest import SECONDS, files_below, write_wav
 from unlabeledasd.cache import ClipCache
@@ -12,8 +9,7 @@ from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError
 from unlabeledasd.evaluation import CACHED_BATCH, embed, score_machines
 from unlabeledasd.networks import MultiResolutionNet
-from unlabeledasd.results import average_scores, report, write_scores
-from unlabeledasd.runs.checkpoints import load_extractor
+from unlabeledasd.results import report
 from unlabeledasd.runs.folder import Run
 from unlabeledasd.scoring import TargetKmeansCos
 
@@ -84,7 +80,7 @@ def test_one_training_clip_has_nothing_held_out(tmp_path):
     assert (run.version("fan", "epoch12") / "epoch12_train_score.csv").exists()
 
 
-def test_unknown_flags_are_empty_and_have_no_figures(tmp_path):
+def test_unknown_flags_are_empty_and_have_no_metrics(tmp_path):
     run, table = Run(tmp_path), make_table(unknown=["pump"])
     score(run, table)
     scores = pd.read_csv(run.version("pump", "epoch12") / "epoch12_test_score.csv")
@@ -132,78 +128,6 @@ def test_stored_scorers(tmp_path):
             )
 
 
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda file: file.unlink(), "no such score CSV"),
-        (
-            lambda file: file.write_text(file.read_text().replace("anomaly_0", "anomaly_9")),
-            "clips or flags differ",
-        ),
-        (
-            lambda file: file.write_text(file.read_text().replace(COLUMN, "AS-Other")),
-            "no column AS-TargetKmeansCos",
-        ),
-        (
-            lambda file: pd.read_csv(file).assign(**{COLUMN: np.nan}).to_csv(file, index=False),
-            "16 scores of",
-        ),
-        (lambda file: pd.read_csv(file)[::-1].to_csv(file, index=False), "clips or flags differ"),
-    ],
-)
-def test_ensemble_of_scores_that_do_not_match(tmp_path, spoil, message):
-    run, table = Run(tmp_path), make_table()
-    for version, seed in (("epoch12", 0), ("epoch14", 1)):
-        score(run, table, seed, version)
-    sources = [("epoch12", "epoch12"), ("epoch14", "epoch12")]
-    average_scores(run, sources, "both", COLUMN)
-    spoil(run.version("pump", "epoch14") / "epoch12_test_score.csv")
-    with pytest.raises(InputError, match=message) as error:
-        average_scores(run, sources, "both", COLUMN)
-    assert "pump/infer/version_epoch14/epoch12_test_score.csv" in str(error.value)
-
-
-finite = st.floats(-1e6, 1e6)
-
-
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    arrays(float, st.tuples(st.integers(2, 4), st.integers(1, 6)), elements=finite), st.randoms()
-)
-def test_ensemble_of_any_scores(tmp_path, scores, random):
-    """Clip by clip the mean, whatever the order of the epochs; scaled and shifted as the scores are."""
-    clips = pd.DataFrame(
-        {
-            "path": [f'fan/test/a,"{i}".wav' for i in range(scores.shape[1])],
-            "is_normal": 1,
-            "is_target": 0,
-        }
-    )
-    run, sources = Run(tmp_path), [(f"epoch{e}", f"epoch{e}") for e in range(len(scores))]
-
-    def average(scores, sources):
-        for row, (version, stem) in zip(scores, sources, strict=True):
-            for split in ("train", "test"):
-                write_scores(
-                    run.version("fan", version), stem, split, clips.assign(**{COLUMN: row})
-                )
-        average_scores(run, sources, "mean", COLUMN)
-        table = pd.read_csv(run.version("fan", "mean") / "ensemble_test_score.csv")
-        assert table.path.tolist() == clips.path.tolist()
-        return table["AS-ensemble"].to_numpy()
-
-    mean = average(scores, sources)
-    np.testing.assert_allclose(
-        mean, [sum(column) / len(column) for column in scores.T.tolist()], atol=1e-9
-    )
-    assert ((scores.min(0) - 1e-9 <= mean) & (mean <= scores.max(0) + 1e-9)).all()
-    np.testing.assert_allclose(average(2 * scores + 1, sources), 2 * mean + 1, atol=1e-8)
-    random.shuffle(sources)
-    np.testing.assert_allclose(average(scores, sources), mean, atol=1e-9)
-
-
 def test_embedding_does_not_depend_on_batches_or_neighbours(tmp_path):
     paths = [f"{i}.wav" for i in range(5)]
     for i, path in enumerate(paths):
@@ -218,22 +142,6 @@ def test_embedding_does_not_depend_on_batches_or_neighbours(tmp_path):
     np.testing.assert_allclose(
         embed(extractor, tmp_path, paths[::-1])[::-1], whole, rtol=1e-4, atol=1e-5
     )
-
-
-def test_checkpoint_of_another_network(tmp_path):
-    extractor = MultiResolutionNet([256], clip_seconds=4.4)
-    state = {f"extractor.{name}": value for name, value in extractor.state_dict().items()}
-    torch.save({"state_dict": state}, tmp_path / "a.ckpt")
-    load_extractor(MultiResolutionNet([256], clip_seconds=4.4), tmp_path / "a.ckpt")
-    with pytest.raises(InputError, match=r"a\.ckpt: not a checkpoint of this extractor"):
-        load_extractor(MultiResolutionNet([4096], clip_seconds=4.4), tmp_path / "a.ckpt")
-    (tmp_path / "b.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes()[:1000])
-    whole = bytearray((tmp_path / "a.ckpt").read_bytes())
-    whole[len(whole) // 2] ^= 1  # a number among millions, which torch itself would take
-    (tmp_path / "c.ckpt").write_bytes(whole)
-    for name in ("b.ckpt", "c.ckpt", "none.ckpt"):
-        with pytest.raises(InputError, match=rf"{name}: corrupt or not a checkpoint"):
-            load_extractor(extractor, tmp_path / name)
 
 
 def test_clips_on_the_device_give_the_same_embeddings(data_dir):

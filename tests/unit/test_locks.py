@@ -43,7 +43,7 @@ def elsewhere(lock, age=0.0, number=1):
     return file
 
 
-def hold(lock, code: str) -> subprocess.Popen:
+def start_owner(lock, code: str) -> subprocess.Popen:
     program = (
         f"import os\nfrom pathlib import Path\nfrom unlabeledasd.runs.locks import locked\n"
         f"with locked(Path('run'), Path({str(lock)!r})):\n print(flush=True); {code}"
@@ -68,14 +68,14 @@ def test_one_after_the_other(lock, tmp_path):
 
 @pytest.mark.parametrize("end", ["pass", "os._exit(0)", "os.kill(os.getpid(), 9)"])
 def test_a_lock_of_a_dead_process_is_taken_at_once(lock, tmp_path, end):
-    with hold(lock, end):
+    with start_owner(lock, end):
         pass
     with locked(tmp_path, lock):
         pass
 
 
 def test_a_killed_process_that_nobody_waited_for_is_dead(lock, tmp_path):
-    with hold(lock, "input()") as holder:
+    with start_owner(lock, "input()") as holder:
         holder.kill()
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it stays as a zombie
         with locked(tmp_path, lock):

@@ -33,7 +33,10 @@ def auc(normals, anomalies) -> float:
 
 
 def pauc(normals, anomalies, max_fpr: float = 0.1) -> float:
-    """Area under the ROC polygon up to max_fpr, by D. K. McClish: (1 + (area - least) / (most - least)) / 2."""
+    """Area under the ROC polygon up to max_fpr, as D. K. McClish standardises it.
+
+    (1 + (area - least) / (most - least)) / 2
+    """
     if len(normals) == 0 or len(anomalies) == 0:
         return float("nan")
     x0 = y0 = area = 0.0

@@ -1,4 +1,4 @@
-"""The state of a run as its folder tells it: folders made by hand, and runs that are stopped."""
+"""The state of a run, read from its folder: folders made by hand, and runs that are stopped."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from unlabeledasd.runs.training import RecordProgress
 METHOD = "na_4096"  # the cheapest of them
 
 
-def hold(run: Run, age: float = 0.0, number: int = 1, **holder) -> Path:
+def lock_file(run: Run, age: float = 0.0, number: int = 1, **holder) -> Path:
     """A lock, renewed `age` seconds ago, of a process on another host, or as `holder` says."""
     file = run.all / f"lock.{number}"
     far = {
@@ -48,13 +48,13 @@ def run(tmp_path) -> Run:
     return Run(tmp_path / "results/demo/na_1024_1")
 
 
-# --- hand-made folders ----------------------------------------------------------------------------------------------
+# --- hand-made folders ----------------------------------------------------------------------------
 
 
 def test_done(run):
     assert run_state(run.folder).state == "missing"
     run.mark_done("hash")
-    hold(run)  # src/infer.py works on it
+    lock_file(run)  # src/infer.py works on it
     assert run_state(run.folder).state == "done"
     run.done_marker.write_text("{")
     assert run_state(run.folder).state == "failed"
@@ -65,7 +65,7 @@ def test_done(run):
 
 
 def test_running(run):
-    hold(run, age=100)  # elsewhere, with a sign of life not long ago
+    lock_file(run, age=100)  # elsewhere, with a recent heartbeat
     state = run_state(run.folder)
     assert (state.state, state.doing, state.seconds_left, state.holder["host"]) == (
         "running",
@@ -88,10 +88,10 @@ def test_running(run):
 
 
 def test_running_here(run):
-    """A process of this machine is alive or not, whatever the age of its lock."""
-    hold(run, age=9999, **locks.this_process())
+    """A process of this machine is alive or not, at any age of its lock."""
+    lock_file(run, age=9999, **locks.this_process())
     assert run_state(run.folder).state == "running"
-    hold(run, **{**locks.this_process(), "started": "1"})  # an id that was reused
+    lock_file(run, **{**locks.this_process(), "started": "1"})  # an id that was reused
     assert run_state(run.folder).state == "interrupted"
 
 
@@ -124,7 +124,7 @@ def test_damaged_files(run, content):
 def test_interrupted(run):
     run.all.mkdir(parents=True)
     assert run_state(run.folder).state == "interrupted"
-    hold(run, age=200)
+    lock_file(run, age=200)
     write_progress(run, 5, [1.0])
     state = run_state(run.folder)
     assert (state.state, state.doing, state.holder["host"]) == (
@@ -142,11 +142,18 @@ def test_failed(run):
         "failed",
         "x.wav: no samples in it",
     )
-    hold(run)
+    lock_file(run)
     assert run_state(run.folder).state == "running"  # it was begun again
 
 
-TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1\nRuntimeError: CUDA error: no device\n'
+TRACEBACK = """Traceback (most recent call last):
+  File "x.py", line 1
+RuntimeError: CUDA error: no device
+"""
+PREEMPTED = "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 10:00:00 DUE TO PREEMPTION ***\n"
+RESTARTED = (
+    "error: x.wav: truncated\n== 10:00:00: job 5_0 on n1, start 1: python\nprecision 32-true\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -164,14 +171,8 @@ TRACEBACK = 'Traceback (most recent call last):\n  File "x.py", line 1\nRuntimeE
             "epoch 1/16\rslurmstepd: error: Detected 1 oom_kill event in StepId=7.batch\n",
             "slurmstepd: error: Detected 1 oom_kill event in StepId=7.batch",
         ),
-        (
-            "slurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 2026-11-24T10:00:00 DUE TO PREEMPTION ***\n",
-            "",
-        ),
-        (
-            "error: x.wav: truncated\n== 2026-11-24 10:00:00: job 5_0 on n1, start 1: python\nprecision 32-true\n",
-            "",
-        ),
+        (PREEMPTED, ""),
+        (RESTARTED, ""),
         ("== 10:00: job\nepoch 1/16\rerror: x.wav: truncated\n", "error: x.wav: truncated"),
         (TRACEBACK + "precision 32-true\n" + 9 * "epoch 2/16\r", ""),
         ("", ""),
@@ -185,7 +186,7 @@ def test_what_a_launcher_kept(run, log, error):
         "failed" if error else "interrupted",
         error,
     )
-    write_progress(run, 3, [], age=-9)  # it went on since, elsewhere
+    write_progress(run, 3, [], age=-9)  # it was resumed since, elsewhere
     assert run_state(run.folder).state == "interrupted"
 
 
@@ -193,7 +194,7 @@ def test_an_attempt_that_kept_no_log(run):
     write_text(run.folder / "launch.log", "error: x.wav: truncated\n")
     os.utime(run.folder / "launch.log", (time.time() - 900,) * 2)
     assert run_state(run.folder).state == "failed"
-    hold(run, age=600)  # it began again, and was killed
+    lock_file(run, age=600)  # it began again, and was killed
     assert run_state(run.folder).state == "interrupted"
 
 
@@ -225,10 +226,10 @@ def test_labels(tmp_path):
     assert labels_state(folder).state == "done"
 
 
-# --- runs that are stopped ------------------------------------------------------------------------------------------
+# --- runs that are stopped ------------------------------------------------------------------------
 
 
-def test_a_run_that_is_stopped_and_goes_on(data_dir, tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_and_resumed(data_dir, tmp_path, monkeypatch):
     arguments = tiny(data_dir, tmp_path, "score_epochs=[2,3]", "threads=1", method=METHOD)
     run = Run(tmp_path / f"tiny/{METHOD}_1")
     for how in (signal.SIGTERM, signal.SIGKILL):
@@ -255,8 +256,8 @@ def test_a_run_that_is_stopped_and_goes_on(data_dir, tmp_path, monkeypatch):
     assert all(seconds > 0 for seconds in progress["seconds"])
 
 
-def test_progress_of_a_run_that_goes_on(data_dir, tmp_path, monkeypatch):
-    """It begins with the epochs that are kept, and tells the times of its own process."""
+def test_progress_of_a_resumed_run(data_dir, tmp_path, monkeypatch):
+    """It begins with the epochs that are kept, and has the times of its own process."""
     arguments = tiny(data_dir, tmp_path, "score_epochs=[2,3]", method=METHOD)
     written, stop, write = [], [True], RecordProgress.write
 
@@ -274,7 +275,7 @@ def test_progress_of_a_run_that_goes_on(data_dir, tmp_path, monkeypatch):
     assert written == [(0, 3, 0), (1, 3, 1), (1, 3, 0), (2, 3, 1), (3, 3, 2)]
 
 
-def test_a_run_that_fails_and_goes_on(tmp_path, monkeypatch, capsys):
+def test_a_run_that_fails_and_is_resumed(tmp_path, monkeypatch, capsys):
     for machine, hz in (("fan", 200.0), ("pump", 900.0)):
         make_machine(tmp_path / "data/tiny/all/raw" / machine, hz)
     clip = tmp_path / "data/tiny/all/raw/fan/train/section_00_source_train_normal_0000_speed_1.wav"

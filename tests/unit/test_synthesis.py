@@ -1,4 +1,4 @@
-"""The demo machines: counts, bytes, files, physics, and that no simple measure tells normal from anomalous."""
+"""The demo machines: counts, bytes, files, physics, and that no simple measure finds anomalies."""
 
 import csv
 import os
@@ -49,7 +49,7 @@ def files_below(folder):
     }
 
 
-# ---- names, counts, files ----
+# --- names, counts, files ---
 
 
 def test_machines_are_those_of_the_configuration():
@@ -186,7 +186,7 @@ def test_seeds_and_clips_differ():
     assert not np.array_equal(render(first), render(first, seed=1))
 
 
-# ---- difficulty ----
+# --- difficulty ---
 
 
 @pytest.mark.parametrize("machine", MACHINES)
@@ -205,7 +205,7 @@ def test_loudness_or_brightness_alone_finds_no_anomaly(machine):
         assert max(auc, 1 - auc) < 0.65
 
 
-# ---- physics ----
+# --- physics ---
 
 
 def machine_wave(machine, speed, load, fault=None, severity=1.0, seed=3):
@@ -215,7 +215,7 @@ def machine_wave(machine, speed, load, fault=None, severity=1.0, seed=3):
 
 
 def line_hz(wave, lowest, highest):
-    """Fundamental of a harmonic series: the comb of 6 lines that holds most energy."""
+    """Fundamental of a harmonic series: the comb of 6 lines with most energy."""
     power = np.abs(np.fft.rfft(wave * np.hanning(len(wave)))) ** 2
     step = FREQUENCY_HZ[1]
     candidates = np.arange(lowest, highest, step / 4)
@@ -238,7 +238,8 @@ def stroke_seconds(wave):
 
 @pytest.mark.parametrize("machine", TEETH)
 def test_lines_lie_where_the_attribute_says(machine):
-    """In every setting, from the machine alone and from whole clips, where a neighbour may mislead now and then."""
+    """In every setting, from the machine alone and from whole clips, where a neighbour may mislead
+    now and then."""
     errors = []  # (clips, 2)
     for clip in demo_clips(machine)[:6] + demo_clips(machine)[54:55]:
         _, speed, _, load = clip.attribute.split("_")

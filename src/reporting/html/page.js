@@ -2,7 +2,8 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const chosen = {};
 const byId = id => document.getElementById(id);
-const colors = ["#4c8bf5", "#e8743b", "#19a979", "#c44d8f", "#9a77cf", "#bfa136", "#3aa6b9", "#d9485f", "#7a9a3d", "#8d7f70"];
+const colors = ["#4c8bf5", "#e8743b", "#19a979", "#c44d8f", "#9a77cf", "#bfa136", "#3aa6b9",
+                "#d9485f", "#7a9a3d", "#8d7f70"];
 const conditions = {normal: colors[0], anomaly: colors[1], training: colors[2], unknown: colors[9]};
 const dataset = () => data.datasets.find(entry => entry.name === chosen.datasets);
 const method = () => dataset().methods[chosen.methods];
@@ -32,28 +33,35 @@ function tabs(id, names) {
 function draw(id, traces, layout = {}) {
   const style = getComputedStyle(document.documentElement);
   const color = name => style.getPropertyValue(name).trim();
-  const axis = {gridcolor: color("--line"), zerolinecolor: color("--line"), linecolor: color("--line"), automargin: true};
+  const line = color("--line");
+  const axis = {gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true};
   byId(id).closest("figure").hidden = !traces.length;
   if (!traces.length) return;
   Plotly.react(id, traces, {
-    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: {color: color("--text"), size: 12},
-    margin: {l: 45, r: 10, t: 20, b: 40}, colorway: colors, legend: {orientation: "h", y: 1, yanchor: "bottom"},
+    paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+    font: {color: color("--text"), size: 12},
+    margin: {l: 45, r: 10, t: 20, b: 40}, colorway: colors,
+    legend: {orientation: "h", y: 1, yanchor: "bottom"},
     hoverlabel: {align: "left", namelength: -1}, ...layout,
-    xaxis: {...axis, ...layout.xaxis}, yaxis: {...axis, ...layout.yaxis}, yaxis2: {...axis, ...layout.yaxis2},
+    xaxis: {...axis, ...layout.xaxis}, yaxis: {...axis, ...layout.yaxis},
+    yaxis2: {...axis, ...layout.yaxis2},
   }, {displaylogo: false, responsive: true, displayModeBar: false});
 }
 
 function drawRoc(curves = {}) {
-  const names = {source: "source normal clips", target: "target normal clips", both: "all normal clips"};
+  const names = {
+    source: "source normal clips", target: "target normal clips", both: "all normal clips",
+  };
   const traces = Object.entries(names).filter(([key]) => curves[key]).map(([key, name], i) => ({
     x: curves[key][0], y: curves[key][1], name, mode: "lines", line: {color: colors[i]},
   }));
   if (curves.partial) traces.unshift({
-    x: curves.partial[0], y: curves.partial[1], fill: "tozeroy", mode: "none", fillcolor: colors[2] + "55", name: "pAUC",
-    hoverinfo: "skip",
+    x: curves.partial[0], y: curves.partial[1], fill: "tozeroy", mode: "none",
+    fillcolor: colors[2] + "55", name: "pAUC", hoverinfo: "skip",
   });
   draw("roc", traces, {
-    xaxis: {title: {text: "false positive rate"}, range: [0, 1]}, yaxis: {title: {text: "true positive rate"}, range: [0, 1.01]},
+    xaxis: {title: {text: "false positive rate"}, range: [0, 1]},
+    yaxis: {title: {text: "true positive rate"}, range: [0, 1.01]},
   });
 }
 
@@ -63,21 +71,24 @@ function drawScores(machine) {
   const bins = {start: low, end: high + 1e-9, size: (high - low || 1) / 30};
   const below = name => name.startsWith("target"), both = Object.keys(machine.scores).some(below);
   draw("scores", Object.entries(machine.scores).map(([name, x]) => ({
-    type: "histogram", x, name, xbins: bins, opacity: 0.65, marker: {color: conditions[name.split(" ").pop()]},
+    type: "histogram", x, name, xbins: bins, opacity: 0.65,
+    marker: {color: conditions[name.split(" ").pop()]},
     yaxis: below(name) ? "y2" : "y", visible: name === "held-out training" ? "legendonly" : true,
   })), {
     barmode: "overlay", xaxis: {title: {text: "score"}, anchor: both ? "y2" : "y"},
     yaxis: {title: {text: both ? "source" : "clips"}, domain: [both ? 0.54 : 0, 1]},
     yaxis2: {title: {text: "target"}, domain: [0, 0.46]},
     shapes: machine.threshold == null ? [] : [{
-      type: "line", x0: machine.threshold, x1: machine.threshold, yref: "paper", y0: 0, y1: 1, line: {color: "#888", dash: "dash"},
+      type: "line", x0: machine.threshold, x1: machine.threshold,
+      yref: "paper", y0: 0, y1: 1, line: {color: "#888", dash: "dash"},
     }],
   });
 }
 
 function lines(table = {}) {
   const {epoch, ...rest} = table;
-  return epoch && epoch.length ? Object.entries(rest).map(([name, y]) => ({x: epoch, y, name, mode: "lines+markers"})) : [];
+  if (!epoch || !epoch.length) return [];
+  return Object.entries(rest).map(([name, y]) => ({x: epoch, y, name, mode: "lines+markers"}));
 }
 
 function drawMap(machine) {
@@ -88,19 +99,24 @@ function drawMap(machine) {
   draw("map", names.map((name, code) => {
     const rows = codes.flatMap((c, i) => c === code ? [i] : []);
     return {
-      type: "scatter", mode: "markers", name, x: rows.map(i => place.x[i]), y: rows.map(i => place.y[i]),
+      type: "scatter", mode: "markers", name,
+      x: rows.map(i => place.x[i]), y: rows.map(i => place.y[i]),
       text: rows.map(i => clips.path[i].split("/").pop()), hovertemplate: "%{text}",
       marker: {
         size: 7, opacity: 0.75, color: colors[code % colors.length],
         symbol: rows.map(i => clips.condition.codes[i] === training ? "circle" : "diamond-open"),
       },
     };
-  }), {showlegend: names.length <= 24, hovermode: "closest", xaxis: {title: {text: "training clips: dots; test clips: diamonds"}}});
+  }), {
+    showlegend: names.length <= 24, hovermode: "closest",
+    xaxis: {title: {text: "training clips: dots; test clips: diamonds"}},
+  });
 }
 
 function drawWorst(machine) {
-  byId("worst").replaceChildren(...machine.worst.map(([path, told]) => {
-    const figure = document.createElement("figure"), media = data.media[`${chosen.datasets}/${path}`];
+  byId("worst").replaceChildren(...machine.worst.map(([path, text]) => {
+    const figure = document.createElement("figure");
+    const media = data.media[`${chosen.datasets}/${path}`];
     if (media) {
       const picture = new Image();
       picture.src = media[1];
@@ -109,9 +125,9 @@ function drawWorst(machine) {
       Object.assign(audio, {controls: true, preload: "none", src: media[0]});
       figure.append(picture, audio);
     }
-    for (const text of [told, path]) {
+    for (const words of [text, path]) {
       const line = document.createElement("p");
-      line.textContent = text;
+      line.textContent = words;
       figure.append(line);
     }
     return figure;
@@ -119,10 +135,12 @@ function drawWorst(machine) {
 }
 
 function show() {
-  tabs("datasets", data.datasets.filter(entry => Object.keys(entry.methods).length).map(entry => entry.name));
+  const shown = data.datasets.filter(entry => Object.keys(entry.methods).length);
+  tabs("datasets", shown.map(entry => entry.name));
   if (!dataset()) return;
   const methods = dataset().methods;
-  tabs("machines", [...new Set(Object.values(methods).flatMap(entry => Object.keys(entry.machines)))]);
+  const machines = Object.values(methods).flatMap(entry => Object.keys(entry.machines));
+  tabs("machines", [...new Set(machines)]);
   tabs("methods", Object.keys(methods).filter(name => methods[name].machines[chosen.machines]));
   const machine = method().machines[chosen.machines];
   byId("details").hidden = false;
@@ -130,13 +148,15 @@ function show() {
   drawRoc(machine.roc);
   drawScores(machine);
   draw("epochs", lines(machine.epochs), {xaxis: {title: {text: "epoch"}, dtick: 2}});
-  draw("loss", lines(method().losses), {xaxis: {title: {text: "epoch"}}, yaxis: {rangemode: "tozero"}});
+  draw("loss", lines(method().losses),
+       {xaxis: {title: {text: "epoch"}}, yaxis: {rangemode: "tozero"}});
   drawMap(machine);
   drawWorst(machine);
 }
 
-for (const [value, text] of [["class", "class (label or pseudo-label)"], ["domain", "domain"], ["attribute", "attribute"],
-                             ["condition", "normal or anomaly"]]) byId("color").add(new Option(text, value));
+const groupings = {class: "class (label or pseudo-label)", domain: "domain",
+                   attribute: "attribute", condition: "normal or anomaly"};
+for (const [value, text] of Object.entries(groupings)) byId("color").add(new Option(text, value));
 byId("color").onchange = () => drawMap(method().machines[chosen.machines]);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
 show();

@@ -16,8 +16,10 @@ from unlabeledasd.errors import InputError
 
 WIDTHS = {"PCM_S8": 1, "PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4}
 WIDTHS |= {"FLOAT": 4, "DOUBLE": 8, "ULAW": 1, "ALAW": 1}
-LIBRARY_ERRORS = (soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError)
-LIBRARY_ERRORS += (ArithmeticError, LookupError)
+LIBRARY_ERRORS: tuple[type[Exception], ...] = (
+    *(soundfile.SoundFileError, OSError, ValueError, TypeError, MemoryError),
+    *(ArithmeticError, LookupError),
+)
 
 
 class AudioFile:

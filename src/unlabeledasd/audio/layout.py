@@ -46,7 +46,7 @@ class FileBytes:
         return self.block[offset : offset + count]
 
     def number(self, start: int, count: int, order: str) -> int:
-        return int.from_bytes(self.at(start, count), order)
+        return int.from_bytes(self.at(start, count), order)  # type: ignore[arg-type]
 
     def blocks(self, start: int) -> Iterator[bytes]:
         """All bytes from `start` on."""

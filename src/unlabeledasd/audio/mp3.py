@@ -68,7 +68,10 @@ def inspect(data: FileBytes, start: int) -> Layout:
     """The layout of a file whose first frame is at `start`; one without a count of frames gets
     one.
     """
-    first, last, n_frames, declared = None, None, 0, None
+    first: Frame | None = None
+    last: Frame | None = None
+    declared: int | None = None
+    n_frames = 0
     for frame in chain(data, start):
         count = declared_frames(data, frame)
         if first is None:
@@ -78,7 +81,7 @@ def inspect(data: FileBytes, start: int) -> Layout:
         elif count is not None:
             raise joined()
         last, n_frames = frame, n_frames + 1
-    if last is None or (n_frames == 1 and last.end < data.size):
+    if first is None or last is None or (n_frames == 1 and last.end < data.size):
         raise NotAudio("no mp3, or MPEG audio of another layer or of free format")
     n_frames -= declared is not None  # the frame with the count has no sound
     if place := next_frames(data, last.end, first.kind):
@@ -114,10 +117,11 @@ def counting(like: Frame, n_frames: int) -> bytes:
     for kbit in range(1, 15):
         header = like.header & ~(15 << 12) & ~(1 << 9) | kbit << 12 | 1 << 16  # no checksum
         frame = parse(header, 0)
-        if frame.n_bytes >= offset + 12:
-            break
-    info = b"Info" + (1).to_bytes(4, "big") + n_frames.to_bytes(4, "big")
-    return (header.to_bytes(4, "big").ljust(offset, b"\0") + info).ljust(frame.n_bytes, b"\0")
+        if frame is not None and frame.n_bytes >= offset + 12:
+            info = b"Info" + (1).to_bytes(4, "big") + n_frames.to_bytes(4, "big")
+            content = header.to_bytes(4, "big").ljust(offset, b"\0") + info
+            return content.ljust(frame.n_bytes, b"\0")
+    raise NotAudio("no mp3 frame has room for an Info header")
 
 
 def next_frames(data: FileBytes, place: int, kind: tuple) -> int | None:

@@ -95,7 +95,7 @@ def chunk_at(data: FileBytes, place: int, form: Form) -> Chunk | None:
     head = data.at(place, form.head_bytes)
     if len(head) < form.head_bytes:
         return None
-    size = int.from_bytes(head[form.name_bytes :], form.order)
+    size = int.from_bytes(head[form.name_bytes :], form.order)  # type: ignore[arg-type]
     size = max(0, size - form.head_bytes) if form.counts_head else size
     return Chunk(head[: form.name_bytes], place + form.head_bytes, size)
 

@@ -32,20 +32,16 @@ def fit(
     keep_all: bool = False,
     runs_after: int = 0,
     graph: bool = False,
-    compile: bool = False,
 ) -> pl.Trainer:
     """Train until the last of `epochs`, resuming where the run stopped -> the trainer.
 
     epochs: counted from 1, ascending; their weights are kept, with `keep_all` those of every
     epoch. make_trainer: takes the arguments of pl.Trainer that are set here. runs_after: how many
     runs follow, for the estimate of the time left. module: a LightningModule with `extractor`.
-    graph, compile: of a modules.DiscriminativeModule on a GPU, see fast.graph.GraphedExtractor.
+    graph: of a modules.DiscriminativeModule on a GPU, see fast.graph.GraphedExtractor.
     """
-    for name, value in {"graph": graph, "compile": compile}.items():
-        if not isinstance(value, bool):
-            raise InputError(f"{name}={value}: allowed are true and false")
-    if compile and not graph:
-        raise InputError("compile=true, graph=false: compiled layers are recorded, set graph=true")
+    if not isinstance(graph, bool):
+        raise InputError(f"graph={graph}: allowed are true and false")
     callbacks = [
         StopAtNonFiniteLoss(run),  # before anything is saved
         KeepEpochs(run, range(1, epochs[-1] + 1) if keep_all else epochs),
@@ -65,9 +61,7 @@ def fit(
         device = trainer.strategy.root_device
         accelerate(module.extractor, device)
         if graph and device.type == "cuda":
-            module.graphed = GraphedExtractor(module.extractor, compile)
-        elif compile:
-            print(f"note: compile=true is for a GPU and not used on {device}", file=sys.stderr)
+            module.graphed = GraphedExtractor(module.extractor)
         resume = resume_point(run, lacking[0])
         try:
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)

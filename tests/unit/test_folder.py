@@ -1,30 +1,10 @@
 import time
 
-import numpy as np
 import pytest
 
 from unlabeledasd.errors import InputError, RunLocked
-from unlabeledasd.files import read_npz, replacing, write_npz, write_text
+from unlabeledasd.files import write_text
 from unlabeledasd.runs.folder import Run, version_name
-
-
-def test_a_file_is_whole_or_not_there(tmp_path):
-    file = tmp_path / "deep/er/a.txt"
-    write_text(file, "old")
-    with pytest.raises(ZeroDivisionError), replacing(file) as temporary:
-        (temporary.write_text("half"), 1 / 0)
-    assert file.read_text() == "old"
-    write_text(file, "new")
-    assert file.read_text() == "new"
-    assert [p.name for p in file.parent.iterdir()] == ["a.txt"]
-
-
-def test_npz(tmp_path):
-    arrays = {"fan/AS-x/centers_": np.arange(6.0).reshape(2, 3), "b": np.zeros((0, 3))}
-    write_npz(tmp_path / "a.npz", arrays)
-    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
-        assert set(file) == set(arrays)
-        assert all(np.array_equal(file[name], array) for name, array in arrays.items())
 
 
 def test_version_names():
@@ -83,34 +63,6 @@ def test_what_killed_processes_left_is_removed(tmp_path):
     with Run(tmp_path).claim():
         pass
     assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {"labels.json", "lock.1"}
-
-
-def test_arrays_that_cannot_be_read(tmp_path):
-    write_npz(tmp_path / "a.npz", {"a": np.arange(1000.0)})
-    whole = (tmp_path / "a.npz").read_bytes()
-    flipped = bytearray(whole)
-    flipped[2000] ^= 1
-    np.savez(tmp_path / "objects.npz", a=np.array([Thing()]))
-    for content in (
-        b"",
-        b"text",
-        whole[:500],
-        bytes(flipped),
-        (tmp_path / "objects.npz").read_bytes(),
-    ):
-        (tmp_path / "a.npz").write_bytes(content)
-        with pytest.raises(InputError, match=r"a\.npz: cannot be read as arrays"):
-            read_npz(tmp_path / "a.npz")
-    assert not Thing.made
-
-
-class Thing:
-    """Tells when it is made from a pickle."""
-
-    made = False
-
-    def __reduce__(self):
-        return setattr, (Thing, "made", True)
 
 
 def test_clear_removes_what_a_run_writes_and_nothing_else(tmp_path):

@@ -1,0 +1,63 @@
+"""What benchmarks/gpu.py compares: a device with the CPU, and two runs byte by byte."""
+
+import functools
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from measuring import BENCHMARKS, prepared
+
+
+def agreement(data_dir: Path, method: str, device: str) -> list[dict]:
+    """Training and embeddings in float32 on this device against the CPU: relative differences."""
+    from scipy.stats import spearmanr
+
+    from unlabeledasd.fast import accelerate
+
+    found = {}
+    for place in ("cpu", device):
+        # without mixup, whose draws differ between devices
+        overrides = ["dataset.clip_seconds=5", "dataset.batch_size=8", "model.mixup_prob=0"]
+        overrides += ["precision=32-true", f"trainer.accelerator={place}"]
+        _, module, data = prepared(data_dir, method, *overrides)
+        module.log = module.log_dict = functools.partial(lambda *_, **__: None)
+        module.generator = torch.Generator(place).manual_seed(0)
+        accelerate(module.to(place).train().extractor, place)
+        optimizer = module.configure_optimizers()
+        losses = []
+        for _, batch in zip(range(5), data.train_dataloader(), strict=False):
+            optimizer.zero_grad()
+            loss = module.training_step([x.to(place) for x in batch], 0)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        with torch.inference_mode():
+            wave = batch[0].to(place) / 32768
+            embedding = module.extractor.eval()(wave)[0].double().cpu()
+        found[place] = torch.tensor(losses, dtype=torch.float64), embedding
+    (losses, embedding), (other_losses, other_embedding) = found["cpu"], found[device]
+    distances = [torch.cdist(e, e).flatten().numpy() for e in (embedding, other_embedding)]
+    return [
+        {
+            "losses of 5 steps": ((losses - other_losses).abs() / losses).max().item(),
+            "embeddings": ((embedding - other_embedding).norm() / embedding.norm()).item(),
+            "rank correlation of distances": float(spearmanr(*distances).statistic),
+        }
+    ]
+
+
+def equal_bytes(data_dir: Path, method: str, *overrides: str) -> list[dict]:
+    """Two runs of src/train.py with equal settings: how many of their score CSVs differ."""
+    scores = []
+    for name in ("one", "other"):
+        config = ["dataset=folder", "dataset.name=bench", f"data_dir={data_dir}", "seed=1"]
+        config += [f"method={method}", f"run_dir={data_dir}/{name}", "score_epochs=[1]"]
+        config += overrides
+        command = [sys.executable, BENCHMARKS.parent / "src/train.py", *config]
+        subprocess.run(command, check=True, capture_output=True)
+        files = sorted(Path(data_dir, name).glob("*/infer/*/*_score.csv"))
+        scores.append({file.relative_to(data_dir / name): file.read_bytes() for file in files})
+    one, other = scores
+    differing = sum(content != other.get(file) for file, content in one.items())
+    return [{"score CSVs": len(one), "differing": differing}]
