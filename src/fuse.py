@@ -1,6 +1,6 @@
 """Fuse the scores of finished runs: of epochs, scorers, methods and seeds, clip by clip.
 
-  python src/fuse.py RUN RUN@VERSION RUN@VERSION@COLUMN ... --out results/exp/<dataset>/<name>_<seed>
+  python src/fuse.py RUN RUN@VERSION RUN@VERSION@COLUMN --out results/exp/<dataset>/<name>_<seed>
   python src/fuse.py RUN@ldn SPECTRAL --how max --out results/exp/demo/fused_1
   python src/fuse.py RUN@epoch12 RUN@epoch16 --out results/exp/demo/two_epochs_1
 
