@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from unlabeledasd.decisions import decision_threshold
+from unlabeledasd.results import find_csv, read_scores
 from unlabeledasd.runs.folder import Run
 
 HALVES = 50
@@ -29,10 +29,10 @@ def main() -> None:
     run, rng = Run(options.run), np.random.default_rng(0)
     alarms = {"held-out training clips": [], "other normal clips": []}
     for machine in run.machines(options.version):
-        folder = run.version(machine, options.version)
-        test = pd.read_csv(folder / "ensemble_test_score.csv")
-        normal = test["AS-ensemble"][test.is_normal == 1].to_numpy()
-        held_out = pd.read_csv(folder / "ensemble_held_out_score.csv")["AS-ensemble"].to_numpy()
+        test = read_scores(find_csv(run, machine, options.version, "test_score"))
+        normal = test.score[test.is_normal == 1].to_numpy()
+        file = find_csv(run, machine, options.version, "held_out_score")
+        held_out = read_scores(file).score.to_numpy()
         alarms["held-out training clips"].append(normal > decision_threshold(held_out))
         for _ in range(HALVES):
             reference, others = np.array_split(rng.permutation(normal), 2)

@@ -36,7 +36,7 @@ class SqueezeExcitation(nn.Module):
         self.excite = nn.Linear(channels // reduction, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        means = x.flatten(2).sum(2) / x.shape[2:].numel()  # (B, C)
+        means = x.flatten(2).sum(2) / x.shape[2:].numel()  # (B, C), faster than mean() in bfloat16
         gates = torch.sigmoid(self.excite(F.relu(self.squeeze(means))))  # (B, C)
         return x * gates.view(*gates.shape, *[1] * (x.dim() - 2))
 

@@ -150,13 +150,16 @@ def test_no_run(tmp_path):
 @pytest.mark.slow
 def test_from_a_wheel(run, data_dir, tmp_path):
     """Nothing but the wheel, in another folder: no Hydra, no command, no checkout."""
-    wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
     source = tmp_path / "source"
     for name in ("src/unlabeledasd", "pyproject.toml", "README.md", "LICENSE"):
         place = source / name
         place.parent.mkdir(parents=True, exist_ok=True)
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, place)
-    subprocess.run([*wheel, source, "-w", tmp_path / "wheels"], check=True)
+    command = [sys.executable, "-m", "pip", "wheel", source, "--no-deps", "-w", tmp_path / "wheels"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode and "setuptools" in made.stderr:
+        pytest.skip(f"setuptools cannot be fetched: {made.stderr[-200:]}")
+    assert made.returncode == 0, made.stderr
     (file,) = (tmp_path / "wheels").glob("unlabeledasd-*.whl")
     with zipfile.ZipFile(file) as archive:
         archive.extractall(tmp_path / "installed")

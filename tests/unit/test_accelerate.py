@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from conftest import METHODS, SECONDS, compose
 from unlabeledasd.fast import ON_CPU, ON_GPU, accelerate
-from unlabeledasd.fast.batch_norm import channel_statistics, pooled_statistics
+from unlabeledasd.fast.batch_norm import channel_moments, pooled_statistics
 from unlabeledasd.fast.blocked import conv1d_by_blocks, conv2d_by_blocks
 from unlabeledasd.fast.convolution import PART_BYTES, clips_at_once
 from unlabeledasd.fast.stem import GROUP, column_gradients, max_pool, padded_width
@@ -212,18 +212,26 @@ def test_bfloat16_is_near():
     torch.testing.assert_close(found.double(), plain(stft.double()), rtol=0.05, atol=0.05)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_statistics_keep_their_digits(dtype):
-    """Far from zero, a million positions per channel: sums one by one in float32 lose digits."""
+SHAPES = [(8, 16, 400, 300), (3, 32, 123, 57), (9, 125, 2251, 1), (14, 1997, 141, 1)]
+SHAPES += [(2, 2500, 7, 11), (1, 16, 1, 1), (2, 3, 1, 1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_statistics_keep_their_digits(shape, dtype):
+    """Up to a million positions, far from zero: sums one by one in float32 lose four digits."""
     torch.manual_seed(0)
-    x = (3 + torch.randn(8, 16, 400, 300)).to(dtype).to(memory_format=torch.channels_last)
-    parts = x.split(3)
-    mean, var = pooled_statistics(parts, list(map(channel_statistics, parts)))
-    assert mean.dtype == var.dtype == torch.float32
+    x = (3 + torch.randn(shape)).to(dtype).contiguous(memory_format=torch.channels_last)
+    moments = [m for part in x.split(3) for m in channel_moments(part)]
+    result = torch.float64 if dtype == torch.float64 else torch.float32
+    mean, var = pooled_statistics(moments, result)
+    assert mean.dtype == var.dtype == result
+    # bfloat16 has many ties, which are all rounded alike
+    rtol = {torch.bfloat16: 3e-6, torch.float32: 1e-6, torch.float64: 1e-13}[dtype]
     exact = x.double()
     expected = exact.var((0, 2, 3), correction=0)
-    torch.testing.assert_close(mean.double(), exact.mean((0, 2, 3)), rtol=3e-5, atol=0)
-    torch.testing.assert_close(var.double(), expected, rtol=1e-3, atol=0)
+    torch.testing.assert_close(mean.double(), exact.mean((0, 2, 3)), rtol=rtol, atol=0)
+    torch.testing.assert_close(var.double(), expected, rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("clips", [1, 2, 7, 62, 64, 65])

@@ -7,7 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+ROWS = 512  # positions that PyTorch's kernel adds up one by one in float32
+VALUES = 2048  # sums that it keeps at a time, few enough for the cache
 aten = torch.ops.aten
+Moments = tuple[int, Tensor, Tensor]
 
 
 class Normalization(NamedTuple):
@@ -25,21 +28,36 @@ def count(x: Tensor) -> int:
     return x.numel() // x.shape[1]
 
 
-def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (C,) of x (B, C, H, W), in float32 at least."""
-    # torch.var_mean is ten times slower on a CPU
-    unused = x.new_zeros(2, x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32))
-    return aten.batch_norm_update_stats(x, *unused, 0.0)
+def channel_moments(x: Tensor) -> list[Moments]:
+    """Positions per group, means and biased variances (groups, C) of groups of x (B, C, H, W).
+
+    PyTorch's kernel (torch.var_mean takes ten times longer) adds up one position after the other
+    in float32. Here it adds ROWS positions at most: `width` neighbouring positions are passed as if
+    they were channels.
+    """
+    n_channels, dtype = x.shape[1], torch.promote_types(x.dtype, torch.float32)
+    most = max(1, VALUES // n_channels)
+    moments = []
+    for block in x.permute(0, 2, 3, 1).view(-1, n_channels).split(ROWS * most):
+        whole = len(block) // most * most
+        for rows, width in ((block[:whole], most), (block[whole:], 1)):
+            if len(rows):
+                wide = rows.view(-1, width * n_channels, 1, 1)
+                unused = x.new_zeros(2, wide.shape[1], dtype=dtype)
+                mean, var = aten.batch_norm_update_stats(wide, *unused, 0.0)
+                moments.append((len(wide), mean.view(width, -1), var.view(width, -1)))
+    return moments
 
 
-def pooled_statistics(
-    parts: Sequence[Tensor], moments: list[tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance (C,) of all parts from those of each."""
-    means, variances = (torch.stack(values) for values in zip(*moments, strict=True))
-    share = means.new_tensor([len(part) for part in parts])[:, None] / sum(map(len, parts))
+def pooled_statistics(moments: list[Moments], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance (C,) of all groups together; sums in float64."""
+    share = torch.cat([torch.full((len(mean), 1), float(n)) for n, mean, _ in moments]).double()
+    share /= share.sum()
+    means = torch.cat([mean for _, mean, _ in moments])
+    variances = torch.cat([var for _, _, var in moments])
     mean = (share * means).sum(0)
-    return mean, (share * (variances + (means - mean).square())).sum(0)
+    var = (share * (variances + (means - mean).square())).sum(0)
+    return mean.to(dtype), var.to(dtype)
 
 
 def update(norm: nn.BatchNorm1d | nn.BatchNorm2d, mean: Tensor, var: Tensor, n: int) -> None:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from unlabeledasd.fast.batch_norm import (
     Normalization,
-    channel_statistics,
+    channel_moments,
     count,
     input_gradient,
     normalize,
@@ -69,14 +69,15 @@ class ResidualFunction(Function):
         with torch.autocast(x.device.type, enabled=False):
             ctx.clips, ctx.stride, ctx.eps = clips_at_once(x), stride, norm1.eps
             parts = x.split(ctx.clips)
-            statistics = pooled_statistics(parts, list(map(channel_statistics, parts)))
+            moments = [m for part in parts for m in channel_moments(part)]
+            statistics = pooled_statistics(moments, weight1.dtype)
             update(norm1, *statistics, count(x))
             first = Normalization(*statistics, weight1, bias1, norm1.eps)
             hs, moments = [], []
             for part in parts:
                 hs.append(convolve(normalize(part, first).relu_(), kernel1, stride, 1))
-                moments.append(channel_statistics(hs[-1]))
-            statistics = pooled_statistics(hs, moments)
+                moments += channel_moments(hs[-1])
+            statistics = pooled_statistics(moments, weight2.dtype)
             update(norm2, *statistics, sum(map(count, hs)))
             second = Normalization(*statistics, weight2, bias2, norm2.eps)
             rs, excitations, out = [], [], []

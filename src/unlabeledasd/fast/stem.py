@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from unlabeledasd.fast.batch_norm import (
     Normalization,
-    channel_statistics,
+    channel_moments,
     count,
     input_gradient,
     normalize,
@@ -77,7 +77,8 @@ class StemFunction(Function):
             growth = len(kernel) / 4 * kernel.element_size() / image.element_size()
             ctx.clips, ctx.eps = clips_at_once(image, growth), norm.eps
             parts = by_column(image).split(ctx.clips)
-            statistics = pooled_statistics(parts, list(map(channel_statistics, parts)))
+            moments = [m for part in parts for m in channel_moments(part)]
+            statistics = pooled_statistics(moments, scale.dtype)
             update(bin_norm, *statistics, count(by_column(image)))
             normalized = kernel.new_zeros(*image.shape[:2], padded_width(width, taps))
             bins = Normalization(*statistics, scale, shift, bin_norm.eps)
@@ -87,9 +88,9 @@ class StemFunction(Function):
                 kept[:, :width].copy_(normalize(part, unscaled))
                 scaled = normalize(part, bins).permute(0, 3, 2, 1)
                 convolved.append(convolve(scaled.to(kernel.dtype), kernel, 2))
-                moments.append(channel_statistics(convolved[-1]))
+                moments += channel_moments(convolved[-1])
                 pooled.append(max_pool(convolved[-1]))
-            mean, var = pooled_statistics(convolved, moments)
+            mean, var = pooled_statistics(moments, weight.dtype)
             update(norm, mean * sign, var, sum(map(count, convolved)))
             kept_pooled = torch.cat(pooled)
             after = Normalization(mean, var, weight, bias, norm.eps)
