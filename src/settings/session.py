@@ -25,14 +25,14 @@ def load_clips(
     dataset: DictConfig, root: str | Path, required: Sequence[str] = ("train", "test")
 ) -> "pd.DataFrame":
     """The table of a dataset's clips below `root`, names and headers checked, its counts printed."""
-    from unlabeledasd.clips import index_clips, summary
+    from unlabeledasd.clips import index_clips, name_notes, summary
     from unlabeledasd.waveforms import check_clips
 
     root = Path(root)
     machines = [*dataset.machines.development, *dataset.machines.evaluation] or None
     table = index_clips(root, machines, dataset.grammar, required)
     check_clips(root, table.path.tolist(), dataset.sample_rate, dataset.channel)
-    print(summary(table))
+    print(summary(table), *name_notes(table), sep="\n")
     return table
 
 

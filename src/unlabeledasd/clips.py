@@ -11,11 +11,16 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from unlabeledasd.clip_names import (
+    UNKNOWN,
+    read_condition,
+    stated_condition,
+    without_copy_suffix,
+)
 from unlabeledasd.errors import InputError
 
 SPLITS = ("train", "test")
 AUDIO_SUFFIXES = (".wav", ".flac")
-UNKNOWN = "unknown"  # domain, condition or attribute of a clip without ground truth
 NO_ATTRIBUTE = "noAttribute"
 GRAMMARS = ("dcase", "free")
 
@@ -24,12 +29,6 @@ FULL_NAME = re.compile(
     r"_(?P<condition>normal|anomaly)_(?P<index>\d+)(?:_(?P<attribute>.+))?"
 )
 BARE_NAME = re.compile(r"section_(?P<section>\d{2})_(?P<index>\d+)")
-CONDITION_WORDS = {
-    "normal": "normal",
-    "anomaly": "anomaly",
-    "anomalous": "anomaly",
-    "abnormal": "anomaly",
-}
 
 
 @dataclass(frozen=True)
@@ -56,53 +55,51 @@ class Clip:
 
 
 def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
-    """Read `.../<machine>/<split>/<name>` as a Clip.
+    """Read `<machine>/<split>/<name>`, relative to the data root or absolute, as a Clip.
 
-    grammar "dcase" refuses every other name. Grammar "free" takes any name: a training clip is normal; the
-    condition of a test clip comes from its folder (`test/normal/`, `test/anomaly/`) or a word of its name,
-    else it is unknown; both are of the source domain unless the name follows the DCASE grammar.
+    Folders between the split and the name may state the condition (test/anomaly/), and must agree
+    with the name. What a file manager adds to the name of a copy, " (1)", is no part of it.
+    grammar "dcase" refuses other names than the challenge's. Grammar "free" takes any name: a clip
+    in train/ is normal, unless its folders or name state an anomaly; a clip in test/ has the
+    condition that they state, or an unknown one (clip_names.stated_condition). Both are of the
+    source domain. InputError names the path.
     """
     path = PurePosixPath(path)
-    folders = path.parts[:-1]
-    depth = next((i for i in range(len(folders) - 1, 0, -1) if folders[i] in SPLITS), None)
-    if depth is None:
-        raise InputError(f"{path}: a clip lies in <machine>/train/ or <machine>/test/")
-    machine, split = folders[depth - 1], folders[depth]
-    if match := FULL_NAME.fullmatch(path.stem):
+    machine, split, folders = place(path)
+    stem = without_copy_suffix(path.stem)
+    if match := FULL_NAME.fullmatch(stem):
         if match["split"] != split:
             raise InputError(f"{path}: the name says {match['split']}, the folder says {split}")
-        return Clip(
-            machine,
-            match["section"],
-            match["domain"],
-            split,
-            match["condition"],
-            match["attribute"] or NO_ATTRIBUTE,
-            match["index"],
-        )
-    if split == "test" and (match := BARE_NAME.fullmatch(path.stem)) and depth + 1 == len(folders):
+        condition = read_condition(path, machine, folders, match["condition"])
+        domain, attribute = match["domain"], match["attribute"] or NO_ATTRIBUTE
+        return Clip(machine, match["section"], domain, split, condition, attribute, match["index"])
+    if split == "test" and not folders and (match := BARE_NAME.fullmatch(stem)):
         return Clip(machine, match["section"], UNKNOWN, split, UNKNOWN, UNKNOWN, match["index"])
     if grammar == "dcase":
         raise InputError(
-            f"{path}: not a DCASE clip name, section_<NN>_<source|target>_{split}_<normal|anomaly>_<index>_"
-            "<attributes>.wav (own recordings with other names: dataset=folder)"
+            f"{path}: not a DCASE clip name, section_<NN>_<source|target>_{split}_<normal|anomaly>"
+            "_<index>_<attributes>.wav (own recordings with other names: dataset=folder)"
         )
-    condition = "normal" if split == "train" else read_condition(folders[depth + 1 :], path.stem)
-    return Clip(machine, "00", "source", split, condition, NO_ATTRIBUTE, path.stem)
+    condition = read_condition(path, machine, folders, stem)
+    if split == "train" and condition == UNKNOWN:
+        condition = "normal"
+    return Clip(machine, "00", "source", split, condition, NO_ATTRIBUTE, stem)
 
 
-def read_condition(folders: tuple[str, ...], stem: str) -> str:
-    """Condition of a test clip of any name: a folder that is one of CONDITION_WORDS decides, else such a word in
-    the name; unknown without one, or where they contradict each other or follow "not" or "non"."""
-    told = {
-        CONDITION_WORDS[folder.lower()] for folder in folders if folder.lower() in CONDITION_WORDS
-    }
-    if not told:
-        words = re.findall("[a-z]+", stem.lower())
-        told = {CONDITION_WORDS[word] for word in words if word in CONDITION_WORDS}
-        if {"not", "non", "no"} & set(words):
-            return UNKNOWN
-    return told.pop() if len(told) == 1 else UNKNOWN
+def place(path: PurePosixPath) -> tuple[str, str, tuple[str, ...]]:
+    """-> machine, split, and the folders below the split in which a clip lies.
+
+    Of several folders train or test in a relative path the first one is the split; in an absolute
+    path, which may have such folders above the machine's, the last one that lies in no other.
+    """
+    folders = path.parts[:-1]
+    splits = [i for i in range(1, len(folders)) if folders[i] in SPLITS]
+    if not splits:
+        raise InputError(f"{path}: a clip lies in <machine>/train/ or <machine>/test/")
+    if path.is_absolute():
+        splits = [i for i in splits if folders[i - 1] not in SPLITS][-1:] or splits
+    i = splits[0]
+    return folders[i - 1], folders[i], folders[i + 1 :]
 
 
 def discover_machines(root: Path) -> list[str]:
@@ -188,6 +185,36 @@ def summary(table: pd.DataFrame) -> str:
     ]
     counts.columns = [column.replace(UNKNOWN, "?") for column in counts]
     return counts.loc[table.machine.unique()].rename_axis(None).to_string()
+
+
+def name_notes(table: pd.DataFrame) -> list[str]:
+    """Lines on what the names of clips do not say, or say in a way that is not understood."""
+    found: dict[str, list[str]] = {}
+    for row in table.itertuples():
+        _, _, folders = place(PurePosixPath(row.path))
+        stem = PurePosixPath(row.path).stem
+        name = without_copy_suffix(stem)
+        in_form = FULL_NAME.fullmatch(name) or BARE_NAME.fullmatch(name)
+        stated = [stated_condition(text, row.machine) for text in (*folders, name)]
+        kinds = {
+            "named like a copy; the suffix is no part of the attribute": stem != name,
+            "its name begins like a DCASE name, but does not follow the form; taken as of the "
+            "source domain, without attribute": name.lower().startswith("section_") and not in_form,
+            "neither its folder nor its name states normal or anomaly clearly; it gets a score, but"
+            " no metrics (test/normal/ and test/anomaly/ state it)": row.split == "test"
+            and row.condition == UNKNOWN
+            and not in_form,
+            "its folder or name does not state a condition clearly; used as a normal training clip": row.split
+            == "train"
+            and UNKNOWN in stated
+            and not in_form,
+        }
+        for text in (text for text, applies in kinds.items() if applies):
+            found.setdefault(text, []).append(row.path)
+    return [
+        f"note: {paths[0]}: {text}" + (f" ({len(paths)} such clips)" if len(paths) > 1 else "")
+        for text, paths in found.items()
+    ]
 
 
 def training_notes(table: pd.DataFrame, n_clusters: int = 0) -> list[str]:

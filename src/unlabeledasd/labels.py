@@ -1,7 +1,7 @@
-"""Class labels of the training clips: one class index per clip, kept as JSON with relative paths."""
+"""Class labels of the training clips: a class index per clip, kept as JSON by relative path."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,11 @@ FIELDS = ("machine", "attribute", "domain", "section")
 
 @dataclass(frozen=True)
 class Labels:
-    """classes: sorted names; clips: path relative to the data root -> index into `classes`; made_from: the file of
-    pseudo-labels that was used, with its SHA-256."""
+    """The class of every training clip.
+
+    classes: sorted names; clips: path relative to the data root -> index into `classes`; made_from:
+    the file of pseudo-labels that was used, with its SHA-256.
+    """
 
     classes: list[str]
     clips: dict[str, int]
@@ -53,16 +56,30 @@ class Labels:
 
 
 def labels_from_fields(table: pd.DataFrame, fields: Sequence[str]) -> Labels:
-    """Classes named by what the file names tell, `fields` joined by "-", of the training clips in `table`.
+    """Classes of the training clips in `table`: a class for each combination of `fields`.
 
-    [machine, attribute, domain] are the classes of experiments 1 and 2, [machine, domain] those of the row
-    without attributes in experiment 3. The order of the fields is part of the method: classes are numbered in the
-    order of their names, and so get their frozen centres.
+    [machine, attribute, domain] are the classes of experiments 1 and 2, [machine, domain] those of
+    the row without attributes in experiment 3. The order of the fields is part of the method:
+    classes are numbered in the order of their names, and so get their frozen centres.
     """
     if not fields or not set(fields) <= set(FIELDS):
         raise InputError(
             f"label.fields={list(fields)}: allowed are {', '.join(FIELDS)}, at least one"
         )
     training = table[table.split == "train"]
-    names = training[list(fields)].agg("-".join, axis=1)
-    return Labels.from_names(training.path.tolist(), names.tolist())
+    names = class_names(zip(*(training[field] for field in fields), strict=True))
+    return Labels.from_names(training.path.tolist(), names)
+
+
+def class_names(classes: Iterable[tuple[str, ...]]) -> list[str]:
+    """The name of each class, its parts joined by "-"; equal names only for equal parts.
+
+    Where two classes would have one name, as ("pump", "A-1") and ("pump-A", "1") would, the parts
+    of all names are percent-encoded: pump-A%2D1 and pump%2DA-1.
+    """
+    parts = list(classes)
+    names = ["-".join(each) for each in parts]
+    if len(set(names)) == len(set(parts)):
+        return names
+    encoded = [[part.replace("%", "%25").replace("-", "%2D") for part in each] for each in parts]
+    return ["-".join(each) for each in encoded]

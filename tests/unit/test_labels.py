@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from conftest import SHARED
 from unlabeledasd.clips import NO_ATTRIBUTE, parse_clip
 from unlabeledasd.errors import InputError
-from unlabeledasd.labels import Labels, labels_from_fields
+from unlabeledasd.labels import Labels, class_names, labels_from_fields
 from unlabeledasd.pseudo.label_file import (
     PseudoLabels,
     fingerprint,
@@ -59,7 +59,7 @@ def test_classes(table, fields, names):
     assert shuffled.clips == labels.clips
 
 
-words = st.text("abXY01_ é", min_size=1, max_size=4)
+words = st.text("abX0_ é-%2D", min_size=1, max_size=4)
 kinds = st.tuples(words, words, st.sampled_from(["source", "target"]))
 
 
@@ -77,6 +77,14 @@ def test_clips_share_a_class_if_and_only_if_their_fields_are_equal(clips, random
     )
     assert set(index) == set(range(len(set(clips)))) == set(range(len(labels.classes)))
     assert labels.classes == sorted(labels.classes)
+
+
+def test_names_of_classes_that_would_read_alike():
+    official = [("fan", "m-n_W", "source"), ("fan", "noAttribute", "source")]
+    assert class_names(official) == ["fan-m-n_W-source", "fan-noAttribute-source"]
+    alike = [("pump", "A-1"), ("pump-A", "1"), ("pump", "A-1"), ("50%", "b")]
+    assert class_names(alike) == ["pump-A%2D1", "pump%2DA-1", "pump-A%2D1", "50%25-b"]
+    assert class_names([("a", "b"), ("a-b",)]) == ["a-b", "a%2Db"]
 
 
 def test_round_trip(table, tmp_path):
@@ -158,6 +166,14 @@ def test_pseudo_labels(table, root, pseudo, tmp_path):
     assert json.loads((tmp_path / "labels.json").read_text())["made_from"] == labels.made_from
     assert Labels.load(tmp_path / "labels.json") == labels
     assert read(table.sample(frac=1, random_state=0), root) == labels
+
+
+def test_a_pseudo_class_and_a_class_of_names_do_not_merge(table, root, pseudo):
+    table.loc[2, ["machine", "attribute"]] = "pump-source-x", "1"  # pump-source-x-target-1
+    pseudo({PUMP[0]: "pump-source-x-target-1", PUMP[1]: "pump-source-1"})
+    labels = read(table, root)
+    assert len(labels.classes) == 5
+    assert len({labels.clips[path] for path in (PATHS[2], *PUMP)}) == 3
 
 
 def test_machines_to_hide(table, root, pseudo):

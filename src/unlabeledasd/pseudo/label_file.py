@@ -11,7 +11,7 @@ import pandas as pd
 from unlabeledasd.clips import NO_ATTRIBUTE, UNKNOWN, parse_clip
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_json
-from unlabeledasd.labels import Labels
+from unlabeledasd.labels import Labels, class_names
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,11 @@ def labels_from_file(
     unlabeled = training[training.machine.isin(unlabeled_machines(training, hide))]
     for complaint in misfits(pseudo, unlabeled, root):
         raise InputError(f"{file}: {complaint}; make it anew: {command}")
-    names = training[["machine", "domain", "attribute"]].agg("-".join, axis=1)
-    names = [pseudo.clips.get(path, name) for path, name in zip(training.path, names, strict=True)]
+    known = zip(training.machine, training.domain, training.attribute, strict=True)
+    names = class_names(
+        (pseudo.clips[path],) if path in pseudo.clips else parts
+        for path, parts in zip(training.path, known, strict=True)
+    )
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     return Labels.from_names(training.path.tolist(), names, {"file": str(file), "sha256": sha256})
 
