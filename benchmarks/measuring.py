@@ -57,6 +57,17 @@ def compose(data_dir: Path, method: str, *overrides: str):
     return config
 
 
+def prepared(data_dir: Path, method: str, *overrides: str):
+    """(configuration, module, data) of a run of one epoch on the dataset `bench`."""
+    import train
+    from settings.session import quiet_lightning, use_hardware
+
+    quiet_lightning()
+    config = compose(data_dir, method, "score_epochs=[1]", "trainer.logger=false", *overrides)
+    use_hardware(config)
+    return config, *train.prepare(config)[2:]
+
+
 def child(script: str, *arguments: object, **environment: str) -> dict:
     """What a script of this folder, run in its own process, prints as JSON in its last line."""
     command = [sys.executable, str(BENCHMARKS / script), *map(str, arguments)]

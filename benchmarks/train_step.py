@@ -23,7 +23,7 @@ import statistics
 import time
 from pathlib import Path
 
-from measuring import MemoryPeak, child, clips, compose, options, rounds, show
+from measuring import MemoryPeak, child, clips, options, prepared, rounds, show
 
 BATCH = 64
 KEEP = {
@@ -33,20 +33,11 @@ KEEP = {
 }
 
 
-def prepared(data_dir: Path, method: str, *overrides: str):
-    import train
-    from settings.session import quiet_lightning, use_hardware
-
-    quiet_lightning()
-    config = compose(data_dir, method, "score_epochs=[1]", "trainer.logger=false", *overrides)
-    use_hardware(config)
-    return config, *train.prepare(config)[2:]
-
-
 def train_worker(data_dir: Path, method: str, batches: str, *overrides: str) -> list[float]:
     """Seconds of each step as Lightning makes them."""
-    from settings.session import fit
+    from settings.build import build
     from unlabeledasd.runs.folder import Run
+    from unlabeledasd.runs.training import fit
 
     config, module, data = prepared(
         data_dir, method, f"+trainer.limit_train_batches={batches}", *overrides
@@ -58,7 +49,8 @@ def train_worker(data_dir: Path, method: str, batches: str, *overrides: str) -> 
             ends.append(time.perf_counter())
 
     module.__class__ = Timed
-    fit(Run(config.run_dir), config, module, data, [1])
+    make_trainer = functools.partial(build, config.trainer, precision=config.precision)
+    fit(Run(config.run_dir), make_trainer, module, data, [1])
     return [end - start for start, end in itertools.pairwise(ends)]
 
 

@@ -1,7 +1,7 @@
 """Average the anomaly scores of several epochs of a run, clip by clip, into the column AS-ensemble.
 
 Reads <run>/<machine>/infer/version_epoch<N>/, writes <run>/<machine>/infer/version_epoch_<N>_<N>.../ and prints
-the figures. src/train.py does the same at the end of every run.
+the metrics. src/train.py does the same at the end of every run.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.results import ENSEMBLE, average_scores, report
+from unlabeledasd.results import average_scores, report
 from unlabeledasd.runs.folder import Run, version_name
 
 
@@ -23,7 +23,7 @@ def ensemble(folder: Path, epochs: list[int], column: str) -> None:
         )
     with run.claim():
         average_scores(run, sources, version_name(epochs), column)
-    print(folder, report(run, version_name(epochs), ENSEMBLE, machines), sep="\n")
+    print(folder, report(run, version_name(epochs), machines), sep="\n")
 
 
 def main() -> None:

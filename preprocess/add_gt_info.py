@@ -25,7 +25,7 @@ from settings.datasets import (
 )
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.files import replacing
-from unlabeledasd.runs.locks import holding
+from unlabeledasd.runs.locks import locked
 
 LINKS = "with_ground_truth"  # folder in data_dir
 
@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
                 raise InputError(f"{task.raw}: no such folder; preprocess/download.sh makes it")
             if not options.dry_run:
                 locks.enter_context(
-                    holding(task.home / task.dataset.name, task.home / task.dataset.name / ".lock")
+                    locked(task.home / task.dataset.name, task.home / task.dataset.name / ".lock")
                 )
             task.prepare()
         for task in tasks:

@@ -1,14 +1,14 @@
-"""Is a dataset ready for experiments? A table of its clips, compared with what src/config/dataset/*.yaml expects.
+"""Check a dataset: a table of its clips, compared with what src/config/dataset/*.yaml expects.
 
-A cell like "989 of 990" is what is there and what should be; attributes: whether the names of the training clips
-have them. Reads every header, no samples. Exit status: 0 experiments can start, 1 something is to be mended.
+In a cell like "989 of 990" the first number is what exists, the second what is expected. The column
+attributes says whether the names of the training clips have them. Every header is read, and the
+first samples. Exit status: 0 experiments can start, 1 there is something to fix.
 """
 
 import argparse
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from glob import iglob
 from pathlib import Path
 
 import pandas as pd
@@ -23,33 +23,34 @@ from settings.datasets import (
     load_dataset,
     raw_folder,
 )
-from unlabeledasd.clips import (
-    AUDIO_SUFFIXES,
-    NO_ATTRIBUTE,
-    SPLITS,
-    UNKNOWN,
-    discover_machines,
-    parse_clip,
-)
-from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.waveforms import check_clip
+from unlabeledasd.clip_names import NO_ATTRIBUTE, SPLITS, UNKNOWN, parse_clip
+from unlabeledasd.clips import AUDIO_SUFFIXES, discover_machines, find_clips, machine_folder
+from unlabeledasd.errors import InputError, one_line_errors, printable
+from unlabeledasd.folders import LeftOut
+from unlabeledasd.waveforms import ClipReview, inspect_clip
 
-COLUMNS = ["machine", "split", "kind", "attribute", "seconds", "bytes", "problem"]
+COLUMNS = ["machine", "split", "path", "kind", "attribute", "facts", "bytes", "problem"]
 UNKNOWN_TEST = f"test_{UNKNOWN}"
-LISTED = 50  # problems that are told one by one
+LISTED = 50  # problems that are printed one by one
 THREADS = 8
 BATCH = 250  # clips that a thread takes at a time
 
 
-def list_clips(root: Path, machines: list[str], grammar: str) -> Iterator[tuple[str, str, str]]:
-    """(machine, split, path relative to root) of what unlabeledasd.clips.index_clips would find."""
-    pattern = "**/*" if grammar == "free" else "*"
+def list_clips(
+    root: Path, machines: list[str], grammar: str, left_out: LeftOut, problems: list[str]
+) -> Iterator[tuple[str, str, str]]:
+    """(machine, split, path relative to root) of what clips.index_clips finds.
+
+    left_out: gets what is no clip; problems: gets folders that cannot be read.
+    """
     for machine in machines:
         for split in SPLITS:
-            # Path.glob would not follow links to folders
-            for name in sorted(iglob(pattern, root_dir=root / machine / split, recursive=True)):  # noqa: PTH207
-                if name.lower().endswith(AUDIO_SUFFIXES):
-                    yield machine, split, f"{machine}/{split}/{name}"
+            place = f"{machine_folder(root, machine)}/{split}"
+            if (root / place).is_dir():
+                found = find_clips(root, place, grammar)
+                left_out.merge(found.left_out, f"{place}/")
+                problems += map(str, found.unreadable)
+                yield from ((machine, split, path) for path in found.files)
 
 
 def inspect(
@@ -61,19 +62,21 @@ def inspect(
         clip = parse_clip(path, grammar)
         if split == "train" and clip.condition != "normal":
             raise InputError(f"{file}: an anomalous clip in train/; training clips are normal")
-        seconds = check_clip(file, rate, channel)
+        facts = inspect_clip(file, rate, channel)
         n_bytes = file.stat().st_size
     except (InputError, OSError) as error:
-        return machine, split, "", "", None, 0, str(error)
+        return machine, split, path, "", "", None, 0, printable(error)
     kind = f"train_{clip.domain}" if split == "train" else f"test_{clip.condition}"
-    return machine, split, kind, clip.attribute, seconds, n_bytes, ""
+    return machine, split, path, kind, clip.attribute, facts, n_bytes, ""
 
 
-def inspect_all(root: Path, machines: list[str], dataset: DictConfig) -> pd.DataFrame:
+def inspect_all(
+    root: Path, clips: list[tuple[str, str, str]], dataset: DictConfig
+) -> tuple[pd.DataFrame, list[str]]:
+    """A table of COLUMNS, and notes on clips that can be used."""
     settings = dataset.grammar, dataset.sample_rate, dataset.channel
-    clips = list(list_clips(root, machines, dataset.grammar))
     batches = [clips[i : i + BATCH] for i in range(0, len(clips), BATCH)]
-    rows: list[tuple] = []
+    review, rows = ClipReview(root, dataset.channel), []
     with (
         ThreadPoolExecutor(THREADS) as pool,
         tqdm(total=len(clips), unit="clip", leave=False, disable=None) as bar,
@@ -81,9 +84,20 @@ def inspect_all(root: Path, machines: list[str], dataset: DictConfig) -> pd.Data
         for found in pool.map(
             lambda batch: [inspect(root, *clip, *settings) for clip in batch], batches
         ):
-            rows += found
+            rows += [reviewed(review, row) for row in found]
             bar.update(len(found))
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS), review.notes()
+
+
+def reviewed(review: ClipReview, row: tuple) -> tuple:
+    """The row, with the problem that shows next to other clips."""
+    path, facts = row[COLUMNS.index("path")], row[COLUMNS.index("facts")]
+    try:
+        if facts:
+            review.add(path, facts)
+    except InputError as error:
+        return (*row[:-1], str(error))
+    return row
 
 
 def table_row(
@@ -102,11 +116,8 @@ def table_row(
         attributes = (
             "yes" if not is_unlabeled(clips) else "no, true ones here" if true_attributes else "no"
         )
-    seconds = (
-        [f"{value:.1f}" for value in clips.seconds.dropna().agg(["min", "max"])]
-        if counts.sum()
-        else ["-"]
-    )
+    durations = [facts.seconds for facts in clips.facts if facts]
+    seconds = [f"{value:.1f}" for value in (min(durations), max(durations))] if durations else ["-"]
     cells |= {
         "test unknown": f"{bare}",
         "attributes": attributes,
@@ -136,14 +147,15 @@ def count_problems(
         else:
             wanted = {kind: n for kind, n in expected.items() if kind.startswith(split)}
             counts = here.kind.value_counts().to_dict()
-            if UNKNOWN_TEST in counts:  # bare names tell the sum alone
+            if UNKNOWN_TEST in counts:  # of bare names the sum alone is known
                 wanted, counts = (
                     {"test": sum(wanted.values()) if all(wanted.values()) else None},
                     {"test": len(here)},
                 )
             for kind, n in wanted.items():
                 if n not in (None, counts.get(kind, 0)):
-                    yield f"{folder / split}: {counts.get(kind, 0)} {kind.replace('_', ' ')} clips, expected {n}"
+                    count, name = counts.get(kind, 0), kind.replace("_", " ")
+                    yield f"{folder / split}: {count} {name} clips, expected {n}"
 
 
 def check(data_dir: Path, name: str) -> bool:
@@ -154,15 +166,18 @@ def check(data_dir: Path, name: str) -> bool:
         raise InputError(
             f"{root}: no such folder; it holds <machine>/{{train,test}} (preprocess/download.sh)"
         )
-    there = discover_machines(root)
+    left_out = LeftOut()
+    there = discover_machines(root, left_out)
     machines = [machine for group in dataset.machines.values() for machine in group] or there
     if not machines:
         raise InputError(
             f"{root}: no machine folder in it; expected <machine>/{{train,test}}/*.wav"
         )
-    clips = inspect_all(root, machines, dataset)
-    rows, notes = {}, []
-    problems = [problem for problem in clips.problem if problem]
+    problems: list[str] = []
+    listed = list(list_clips(root, machines, dataset.grammar, left_out, problems))
+    clips, clip_notes = inspect_all(root, listed, dataset)
+    rows, notes = {}, [f"{root}: left out: {left_out}"] * bool(left_out.counts)
+    problems += [problem for problem in clips.problem if problem]
     for machine in machines:
         mine, expected = clips[clips.machine == machine], expected_clips(dataset, machine)
         true_attributes = ground_truth_folder(data_dir, dataset) / attribute_file(machine, "train")
@@ -174,11 +189,11 @@ def check(data_dir: Path, name: str) -> bool:
             and is_unlabeled(mine) != (machine in dataset.unlabeled)
         ):
             notes.append(
-                f"{machine}: hidden attributes here and in `unlabeled` of the dataset's yaml do not agree"
+                f"{machine}: hidden attributes here and in `unlabeled` of the dataset's yaml differ"
             )
     if bare := list(clips.machine[clips.kind == UNKNOWN_TEST].unique()):
         text = (
-            f"{', '.join(bare)}: test clips without ground truth, which give scores and no figures"
+            f"{', '.join(bare)}: test clips without ground truth, which give scores and no metrics"
         )
         if name in dataset_names("records") and is_published(dataset):
             problems.append(f"{text}; run DATA_DIR={data_dir} preprocess/add_gt_info.sh {name}")
@@ -188,8 +203,8 @@ def check(data_dir: Path, name: str) -> bool:
         notes.append(f"{', '.join(others)}: folders of no machine of {name}")
     table = pd.DataFrame.from_dict(rows, orient="index")
     print((table if bare else table.drop(columns="test unknown")).to_string())
-    for line in notes:
-        print("note:", line)
+    for line in [f"note: {note}" for note in notes] + clip_notes:
+        print(printable(line))
     for line in problems[:LISTED]:
         print("problem:", line)
     if len(problems) > LISTED:
@@ -197,7 +212,7 @@ def check(data_dir: Path, name: str) -> bool:
     gb = f"{len(clips)} clips, {clips.bytes.sum() / 1e9:.2f} GB"
     print(
         f"{name}: {gb}:",
-        f"not ready, {len(problems)} to mend" if problems else "experiments can start",
+        f"not ready, {len(problems)} to fix" if problems else "experiments can start",
     )
     return not problems
 

@@ -31,7 +31,7 @@ from settings.datasets import (
     raw_folder,
 )
 from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.runs.locks import holding
+from unlabeledasd.runs.locks import locked
 from unpacking import is_audio, unpack
 
 KINDS = {  # key of `records` in the dataset's yaml: group of machines, archive name, folders in it
@@ -236,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
         for dataset in datasets:
             if not options.dry_run:
                 locks.enter_context(
-                    holding(data_dir / dataset.name, data_dir / dataset.name / ".lock")
+                    locked(data_dir / dataset.name, data_dir / dataset.name / ".lock")
                 )
             archives = wanted_archives(data_dir, dataset, options.machines)
             problems += [problem for archive in archives for problem in archive.problems()]

@@ -21,10 +21,10 @@ from hydra.core.hydra_config import HydraConfig
 from joblib import Parallel, delayed
 from omegaconf import DictConfig, OmegaConf
 
-from settings.build import CONFIG_PATH, build, launch, tell_errors
+from settings.build import CONFIG_PATH, build, launch, report_errors
 from settings.check import check_config
 from settings.datasets import load_unlabeled
-from unlabeledasd.clips import UNKNOWN
+from unlabeledasd.clip_names import UNKNOWN
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_csv, write_json
 from unlabeledasd.labels import class_names
@@ -39,7 +39,7 @@ PACKAGES = ("umap-learn", "scikit-learn", "numpy")
 
 
 @hydra.main(config_path=CONFIG_PATH, config_name="pseudo", version_base="1.3")
-@tell_errors()
+@report_errors()
 def main(config: DictConfig) -> None:
     check_config(config)
     OmegaConf.resolve(config)

@@ -17,20 +17,20 @@ import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from settings.build import CONFIG_PATH, build, launch, tell_errors
+from settings.build import CONFIG_PATH, build, launch, report_errors
 from settings.check import check_config, require_values
 from settings.datasets import load_unlabeled
 from settings.kept import load_config, trained_extractor
-from settings.session import pick_device, quiet_lightning, use_threads
+from settings.session import pick_device, quiet_lightning
 from unlabeledasd.errors import InputError
-from unlabeledasd.files import sha256
+from unlabeledasd.files import file_hash
 from unlabeledasd.pseudo.embeddings import embeddings_made_by, write_embeddings
 from unlabeledasd.pseudo.label_file import fingerprint
 from unlabeledasd.runs.folder import Run, writing_alone
 
 
 @hydra.main(config_path=CONFIG_PATH, config_name="pseudo", version_base="1.3")
-@tell_errors()
+@report_errors()
 def main(config: DictConfig) -> None:
     require_values(config)
     OmegaConf.resolve(config)
@@ -55,7 +55,7 @@ def weights_of(config: DictConfig, machine: str) -> Path:
 
 
 def require_teachers(config: DictConfig, weights: dict[str, Path]) -> None:
-    """InputError names the first checkpoint that lacks and what makes it; RunHeld where a process
+    """InputError names the first checkpoint that lacks and what makes it; RunLocked where a process
     trains that run at this moment."""
     for machine, checkpoint in weights.items():
         if checkpoint.is_file():
@@ -95,7 +95,7 @@ def embed_missing(
 ) -> None:
     """Embed what does not exist, or is of other weights, clips or settings; weights: of each
     machine."""
-    digests = {file: sha256(file) if file.is_file() else None for file in set(weights.values())}
+    digests = {file: file_hash(file) if file.is_file() else None for file in set(weights.values())}
     todo = []
     for machine, file in weights.items():
         for split in ("train", "test") if config.fit_on == "all" else ("train",):
@@ -145,10 +145,12 @@ def make_embedder(config: DictConfig, weights: Path):
     if config.source.embedder:
         return build(config.source.embedder)
     from unlabeledasd.pseudo.embedders import OwnModel
+    from unlabeledasd.runs.hardware import keep_memory, use_threads
 
     run = Run(weights.parents[2])
     trained = load_config(run)
     use_threads(trained.threads)
+    keep_memory()
     unit_norm = config.source.teacher.unit_norm
     return OwnModel(trained_extractor(run), weights, unit_norm, precision=trained.precision)
 

@@ -1,13 +1,15 @@
-"""Tables of challenge scores, and a page to look into them.
+"""Tables of challenge scores, and a page with their details.
 
-  python src/report.py --datasets dcase2023 dcase2024 --methods na_1024 na_0256 --seeds 1 2 3 4 5 --name table1
-  python src/report.py ... --baseline na_1024                 differences to one method, with 95 % intervals
+  python src/report.py --datasets dcase2023 dcase2024 --methods na_1024 na_0256 --seeds 1 2 3
+  python src/report.py ... --name table1      of the files written
+  python src/report.py ... --baseline na_1024 differences to one method, with 95 % intervals
   python src/report.py ... --baseline na_1024 --resample seeds
-  python src/report.py ... --html                             a page with plots and the clips that went most wrong
+  python src/report.py ... --html             a page with plots and the most misranked clips
 
-Reads the finished runs below --results-dir and writes <name>.csv, <name>.md, <name>.tex and <name>.html there. The
-challenge score of a set of machines is the harmonic mean over all 3 x M official values; dev and eval are the
-development and evaluation machines of the dataset, all is both. Mean and standard deviation are over seeds.
+Reads the finished runs below --results-dir and writes <name>.csv, <name>.md, <name>.tex and
+<name>.html there. The challenge score of a set of machines is the harmonic mean over all 3 x M
+official values; dev and eval are the development and evaluation machines of the dataset, all is
+both. Mean and standard deviation are over seeds.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from reporting.grid import differences, make_table, single_epochs, what_is_missing, without_figures
+from reporting.grid import differences, make_table, missing_runs, single_epochs, without_metrics
 from reporting.tables import latex, markdown
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.files import write_csv, write_text
@@ -40,20 +42,19 @@ def difference_cell(row: pd.Series) -> str:
 def arrange(
     table: pd.DataFrame, cells: pd.Series, values: pd.Series
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Methods down, datasets and sets of machines across -> (cells, whether it has the greatest value of several).
+    """Methods down, datasets and sets of machines across -> (cells, best).
 
-    A set without any value is left out, but for all machines.
+    best: where a cell has the greatest value of several. A set without any value is left out,
+    except that of all machines.
     """
     table = table.assign(cell=cells, value=values, column=table.dataset + " " + table.machines)
     empty = table.groupby("column").value.transform("count") == 0
     shown = table[~empty | (table.machines == "all")]
     order = (shown.method.unique(), shown.column.unique())
-    wide = {
-        n: shown.pivot(index="method", columns="column", values=n).loc[order]
-        for n in ("cell", "value")
-    }
-    best = (wide["value"] == wide["value"].max()) & (wide["value"].count() > 1)
-    return wide["cell"].fillna("").rename_axis(columns=None), best
+    text = shown.pivot(index="method", columns="column", values="cell").loc[order]
+    value = shown.pivot(index="method", columns="column", values="value").loc[order]
+    best = (value == value.max()) & (value.count() > 1)
+    return text.fillna("").rename_axis(columns=None), best
 
 
 def sections(
@@ -68,8 +69,8 @@ def sections(
     if deltas is not None:
         cells, best = arrange(deltas, deltas.apply(difference_cell, axis=1), deltas.difference)
         title = (
-            f"Difference to {arguments.baseline} in percent points, mean over seeds, with the 95 % interval of a "
-            f"paired bootstrap over {arguments.resample} ({arguments.version})"
+            f"Difference to {arguments.baseline} in percent points, mean over seeds, with the "
+            f"95 % interval of a paired bootstrap over {arguments.resample} ({arguments.version})"
         )
         made.insert(1, (title, cells, best & False))
     return made
@@ -84,28 +85,27 @@ def write_report(arguments: argparse.Namespace) -> None:
         deltas = differences(*where, arguments.version, arguments.baseline, arguments.resample)
         deltas["version"] = arguments.version
         if deltas.empty:
-            deltas, notes = (
-                None,
-                f"\nNo differences: no seed has scores of {arguments.baseline} and another method\n",
-            )
+            deltas = None
+            both = f"{arguments.baseline} and another method"
+            notes = f"\nNo differences: no seed has scores of {both}\n"
     parts = sections(table, deltas, arguments)
-    if missing := what_is_missing(*where):
-        notes += "\n".join(
-            ["\nMissing runs are made by\n", *(f"    {command}" for command in missing), ""]
+    if missing := missing_runs(*where):
+        commands = [f"    {command}" for command in missing]
+        notes += "\n".join(["\nMissing runs are made by\n", *commands, ""])
+    if empty := without_metrics(*where, arguments.version):
+        advice = (
+            "Where test clips lack ground truth: preprocess/add_gt_info.sh, "
+            "src/infer.py run=RUN name=metrics, and --version metrics here"
         )
-    if empty := without_figures(*where, arguments.version):
-        advice = "Where test clips lack ground truth: preprocess/add_gt_info.sh, src/infer.py run=RUN name=figures, and"
-        notes += "\n".join(["", *empty, f"{advice} --version figures here", ""])
+        notes += "\n".join(["", *empty, advice, ""])
     texts = [f"{title}\n\n{markdown(cells, best)}\n" for title, cells, best in parts]
     print(*texts[: 2 if deltas is not None else 1], sep="\n", end=notes)
     stem = arguments.results_dir / arguments.name
     csv = table if deltas is None else table.merge(deltas, how="left", on=["version", *KEY])
     write_csv(stem.with_name(f"{arguments.name}.csv"), csv)
     write_text(stem.with_name(f"{arguments.name}.md"), "\n".join(texts) + notes)
-    write_text(
-        stem.with_name(f"{arguments.name}.tex"),
-        "\n".join(latex(c, b, title) for title, c, b in parts),
-    )
+    tables = [latex(cells, best, title) for title, cells, best in parts]
+    write_text(stem.with_name(f"{arguments.name}.tex"), "\n".join(tables))
     kinds = "csv, .md, .tex"
     if arguments.html:
         from reporting.page import write_page
@@ -147,9 +147,8 @@ def main() -> None:
         setattr(arguments, name, list(dict.fromkeys(getattr(arguments, name))))
     with one_line_errors(OSError):
         if arguments.baseline and arguments.baseline not in arguments.methods:
-            raise InputError(
-                f"--baseline {arguments.baseline}: not among --methods {' '.join(arguments.methods)}"
-            )
+            methods = " ".join(arguments.methods)
+            raise InputError(f"--baseline {arguments.baseline}: not among --methods {methods}")
         write_report(arguments)
 
 

@@ -84,7 +84,7 @@ def refer_to(detector, recordings: list[Path], options: argparse.Namespace) -> N
     for path in tqdm(recordings, desc="normal", unit="clip", leave=False, disable=None):
         machine = options.machine or machine_of(path, list(detector.machines))
         scores.setdefault(machine, []).append(
-            detector.curve(path, machine, options.hop, options.channel).score.mean()
+            detector.score_file(path, machine, options.hop, options.channel)
         )
     if not scores:
         raise InputError(f"--normal {options.normal}: no recording in it ({' '.join(SUFFIXES)})")
@@ -95,7 +95,7 @@ def refer_to(detector, recordings: list[Path], options: argparse.Namespace) -> N
 def judge(detector, path: Path, options: argparse.Namespace) -> dict:
     """What is printed about a recording, FIELDS; writes its curve if asked to."""
     machine = options.machine or machine_of(path, list(detector.machines))
-    curve = detector.curve(path, machine, options.hop, options.channel)
+    curve = detector.curve_file(path, machine, options.hop, options.channel)
     threshold = detector.threshold(machine, options.threshold, options.quantile)
     above, worst = curve.score > threshold, curve.loc[curve.score.idxmax()]
     score = float(curve.score.mean())
@@ -222,9 +222,10 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(f"--watch: one folder, not {' '.join(map(str, options.recordings))}")
     if not 0 < options.quantile < 1:
         raise InputError(f"--quantile {options.quantile}: between 0 and 1")
+    from settings.kept import build_kept
     from unlabeledasd.detection.loading import load_detector
 
-    detector = load_detector(options.run)
+    detector = load_detector(options.run, build=build_kept)
     if options.machine and options.machine not in detector.machines:
         raise InputError(
             f"--machine {options.machine}: unknown; the run has {' '.join(detector.machines)}"

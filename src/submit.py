@@ -1,13 +1,15 @@
-"""The files of a submission to DCASE Challenge Task 2, of one run or of the mean of several runs' scores.
+"""The files of a submission to DCASE Challenge Task 2, of one run or of several runs' mean scores.
 
   python src/submit.py results/exp/dcase2024/subloss_0256_4096_1 --out submission
   python src/submit.py results/exp/dcase2024/subloss_0256_4096_{1,2,3,4,5} --out submission
 
-Writes anomaly_score_<machine>_section_<NN>_test.csv and decision_result_<machine>_section_<NN>_test.csv (no header:
-clip, value), of the evaluation machines if the dataset has some, and meta.yaml to be completed by hand. A clip is
-anomalous above the threshold: the quantile of a gamma distribution fitted to the scores of held-out training clips.
-Evaluation clips are called by their official bare names (section_00_0000.wav), also after preprocess/add_gt_info.sh.
-Prints precision, recall and F1 of machines whose ground truth is known, as the official evaluator defines them.
+Writes anomaly_score_<machine>_section_<NN>_test.csv and
+decision_result_<machine>_section_<NN>_test.csv (clip, value; no header) of the evaluation
+machines, of all machines where the dataset has none, and meta.yaml to be completed by hand.
+A clip is anomalous above the threshold: a quantile of a gamma distribution fitted to the scores
+of held-out training clips. Evaluation clips have their official bare names (section_00_0000.wav),
+also after preprocess/add_gt_info.sh. Prints precision, recall and F1 of the machines with known
+ground truth, as the official evaluator defines them.
 """
 
 import argparse
@@ -17,7 +19,6 @@ import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from reporting.grid import csv_of
 from settings.datasets import (
     dataset_names,
     expected_clips,
@@ -26,40 +27,41 @@ from settings.datasets import (
     raw_folder,
 )
 from settings.kept import trained_extractor
-from unlabeledasd.clips import BARE_NAME, UNKNOWN, parse_clip
-from unlabeledasd.decisions import THRESHOLDS, decision_figures, decision_threshold
+from unlabeledasd.clip_names import BARE_NAME, UNKNOWN, parse_clip
+from unlabeledasd.decisions import THRESHOLDS, decision_metrics, decision_threshold
 from unlabeledasd.detection.loading import open_run
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.files import write_text
 from unlabeledasd.metrics import OFFICIAL, evaluate
+from unlabeledasd.results import CLIP_COLUMNS, find_csv, read_scores
 from unlabeledasd.runs.folder import Run, version_name
 
 META_HEAD = """\
-# Fill in what is null and compare with the template of the challenge's year: its keys change.
+# Replace every null, and compare with the template of the challenge's year: its keys change.
 # Label: <last name of the corresponding author>_<institute>_task2_<number of the submission>
 """
+RANKING = ("auc_source", "auc_target", "pauc")  # short names of metrics.OFFICIAL
 
 
 def mean_scores(runs: list[Run], machine: str, version: str, kind: str) -> pd.DataFrame:
-    """The clips and flags of a machine, with the mean over the runs of their first score as column score."""
+    """The clips and flags of a machine, with the mean over the runs of their default scores."""
     tables = []
     for run in runs:
-        if (file := csv_of(run, machine, version, f"{kind}_score")) is None:
+        file = find_csv(run, machine, version, f"{kind}_score")
+        if file is None:
             raise InputError(f"{run.folder}: no {kind} scores of {machine} in version {version}")
-        tables.append(pd.read_csv(file, dtype={"is_normal": "Int64", "is_target": "Int64"}))
+        tables.append(read_scores(file))
         if tables[-1].path.tolist() != tables[0].path.tolist():
             raise InputError(f"{file}: other clips than in {runs[0].folder}")
-        if (lacking := tables[-1].iloc[:, 3].isna().sum()) > 0:
-            raise InputError(f"{file}: {lacking} empty scores")
-    scores = np.mean([table.iloc[:, 3] for table in tables], axis=0)
-    return tables[0][["path", "is_normal", "is_target"]].assign(score=scores)
+    scores = np.mean([table.score for table in tables], axis=0)
+    return tables[0][CLIP_COLUMNS].assign(score=scores)
 
 
 def official_names(paths: list[str], dataset: DictConfig, data_dir: Path) -> list[str]:
-    """The names of clips as the challenge published them.
+    """The names of clips as the challenge published them, as wav files.
 
-    Clips of evaluation machines that carry ground truth were renamed, which the journal tells, or are links to
-    files with bare names; clips of other machines have their own names. Published are wav files.
+    Clips of evaluation machines that carry ground truth were renamed, which the journal records,
+    or are links to files with bare names; clips of other machines keep their names.
     """
     names = [f"{Path(path).stem}.wav" for path in paths]
     machine = paths[0].split("/")[0]
@@ -74,35 +76,28 @@ def official_names(paths: list[str], dataset: DictConfig, data_dir: Path) -> lis
             bare = renamed.get(names[i]) or (raw_folder(data_dir, dataset) / path).resolve().name
             if not BARE_NAME.fullmatch(bare.removesuffix(".wav")):
                 raise InputError(
-                    f"{path}: its official bare name is not known: no {journal}, and the clip is no link "
-                    "to a file with a bare name (--data-dir says where they are)"
+                    f"{path}: its official bare name is not known: no {journal}, and the clip is "
+                    "no link to a file with a bare name (--data-dir says where they are)"
                 )
             names[i] = bare
     return names
 
 
 def check_complete(names: list[str], machine: str, dataset: DictConfig) -> None:
-    """InputError unless the clips are as many as the dataset has, each once, with indices that leave no gap."""
+    """InputError unless the clips are as many as the dataset has, each once, without a gap."""
     counts = expected_clips(dataset, machine)
     expected = [counts["test_normal"], counts["test_anomaly"]]
     if None not in expected and len(names) != sum(expected):
-        raise InputError(
-            f"{machine}: scores of {len(names)} test clips, {dataset.name} has {sum(expected)}"
-        )
-    if len(set(names)) < len(names):
-        raise InputError(
-            f"{machine}: {len(names) - len(set(names))} clips have the name of another"
-        )
-    indices = {
-        int(match["index"])
-        for name in names
-        if (match := BARE_NAME.fullmatch(name.removesuffix(".wav")))
-    }
+        count = f"{dataset.name} has {sum(expected)}"
+        raise InputError(f"{machine}: scores of {len(names)} test clips, {count}")
+    if repeated := len(names) - len(set(names)):
+        raise InputError(f"{machine}: {repeated} clips have the name of another")
+    matches = (BARE_NAME.fullmatch(name.removesuffix(".wav")) for name in names)
+    indices = {int(match["index"]) for match in matches if match}
     first = min(indices, default=0) and 1  # official clips are counted from 0 or from 1
     if gaps := set(range(first, max(indices, default=0))) - indices:
-        raise InputError(
-            f"{machine}: no score of section_00_{min(gaps):04d}.wav, but of clips after it"
-        )
+        missing = f"section_00_{min(gaps):04d}.wav"
+        raise InputError(f"{machine}: no score of {missing}, but of clips after it")
 
 
 def write_files(out: Path, table: pd.DataFrame, threshold: float) -> None:
@@ -115,20 +110,24 @@ def write_files(out: Path, table: pd.DataFrame, threshold: float) -> None:
             write_text(file, lines.to_csv(header=False, index=False))
 
 
-def make_meta(runs: list[Run], config: DictConfig, figures: dict[str, dict[str, float]]) -> str:
-    network = trained_extractor(runs[0])
-    parameters, subsystems = (
-        sum(p.numel() for p in network.parameters()),
-        len(runs) * len(config.score_epochs),
-    )
+def make_meta(runs: list[Run], config: DictConfig, metrics: dict[str, dict[str, float]]) -> str:
+    """meta.yaml; metrics: machine -> its official and decision metrics."""
+    parameters = sum(p.numel() for p in trained_extractor(runs[0]).parameters())
+    subsystems = len(runs) * len(config.score_epochs)
+    development = {
+        machine: {name: percent(value) for name, value in row.items()}
+        for machine, row in metrics.items()
+        if machine in config.dataset.machines.development
+    }
     author = {
-        "lastname": None,
-        "firstname": None,
-        "email": None,
-        "affiliation": {"institution": None, "location": None},
+        **dict.fromkeys(("lastname", "firstname", "email")),
+        "affiliation": dict.fromkeys(("institution", "location")),
     }
     meta = {
-        "submission": {"label": None, "name": None, "abbreviation": None, "authors": [author]},
+        "submission": {
+            **dict.fromkeys(("label", "name", "abbreviation")),
+            "authors": [author],
+        },
         "system": {
             "description": {
                 "input_sampling_rate": f"{config.model.extractor.sample_rate / 1000:g} kHz",
@@ -141,38 +140,30 @@ def make_meta(runs: list[Run], config: DictConfig, figures: dict[str, dict[str, 
             "external_datasets": None,
             "source_code": None,
         },
-        "results": {
-            "development_dataset": {
-                machine: {
-                    name: None if np.isnan(value) else round(100 * value, 2)
-                    for name, value in row.items()
-                }
-                for machine, row in figures.items()
-                if machine in config.dataset.machines.development
-            }
-        },
+        "results": {"development_dataset": development},
     }
     return META_HEAD + OmegaConf.to_yaml(OmegaConf.create(meta))
 
 
+def percent(value: float) -> float | None:
+    return None if np.isnan(value) else round(100 * value, 2)
+
+
 def submit(options: argparse.Namespace) -> None:
     opened = [open_run(folder) for folder in options.runs]
-    runs, config = [run for run, _ in opened], opened[0][1]
-    dataset = (
-        load_dataset(config.dataset.name)
-        if config.dataset.name in dataset_names()
-        else config.dataset
-    )
+    runs, config = [run for run, _ in opened], OmegaConf.create(opened[0][1])
+    dataset = config.dataset
+    if dataset.name in dataset_names():
+        dataset = load_dataset(dataset.name)
     version = options.version or version_name(list(config.score_epochs))
     data_dir = options.data_dir or Path(config.data_dir)
     known = runs[0].machines(version)
     wanted = options.machines or list(dataset.machines.evaluation) or known
     if lacking := [machine for machine in wanted if machine not in known]:
         raise InputError(f"{runs[0].folder}: no scores of {' '.join(lacking)} in version {version}")
-    figures, rows, ready = {}, [], []
-    for machine in dict.fromkeys(
-        [*wanted, *(m for m in dataset.machines.development if m in known)]
-    ):
+    metrics, rows, ready = {}, [], []
+    development = [machine for machine in dataset.machines.development if machine in known]
+    for machine in dict.fromkeys([*wanted, *development]):
         table = mean_scores(runs, machine, version, "test")
         held_out = mean_scores(runs, machine, version, "held_out").score.to_numpy()
         try:
@@ -185,31 +176,24 @@ def submit(options: argparse.Namespace) -> None:
             sections = [parse_clip(path, "free").section for path in table.path]
             folders = table.path.str.split("/").str[0]
             ready.append((table.assign(name=names, section=sections, machine=folders), threshold))
-        decided = (table.score > threshold).to_numpy()
-        row = {
-            "machine": machine,
-            "clips": len(table),
-            "threshold": threshold,
-            "anomalous": decided.sum(),
-        }
+        is_anomalous = (table.score > threshold).to_numpy()
+        row = {"machine": machine, "clips": len(table), "threshold": threshold}
+        row["anomalous"] = is_anomalous.sum()
         if table.notna().all(axis=None):
-            official = evaluate(table.score, table.is_normal, table.is_target)
-            figures[machine] = {
-                **dict(
-                    zip(
-                        ("auc_source", "auc_target", "pauc"),
-                        (official[name] for name in OFFICIAL),
-                        strict=True,
-                    )
-                ),
-                **decision_figures(decided, table.is_normal, table.is_target),
-            }
-        rows.append({**row, **figures.get(machine, {})})
+            metrics[machine] = machine_metrics(table, is_anomalous)
+        rows.append({**row, **metrics.get(machine, {})})
     for table, threshold in ready:  # all or none
         write_files(options.out, table, threshold)
-    write_text(options.out / "meta.yaml", make_meta(runs, config, figures))
+    write_text(options.out / "meta.yaml", make_meta(runs, config, metrics))
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
-    print(f"{options.out}: {len(ready)} machines, complete; meta.yaml is to be filled in")
+    print(f"{options.out}: {len(ready)} machines, complete; fill in meta.yaml")
+
+
+def machine_metrics(table: pd.DataFrame, is_anomalous: np.ndarray) -> dict[str, float]:
+    """The official metrics of a machine's scores, and those of its decisions."""
+    official = evaluate(table.score, table.is_normal, table.is_target)
+    ranking = {name: official[key] for name, key in zip(RANKING, OFFICIAL, strict=True)}
+    return {**ranking, **decision_metrics(is_anomalous, table.is_normal, table.is_target)}
 
 
 def main() -> None:

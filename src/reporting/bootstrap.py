@@ -1,8 +1,8 @@
-"""How sure is a difference between two methods: paired bootstrap of the official figures (B. Efron and R. Tibshirani,
-"An Introduction to the Bootstrap", 1993, percentile intervals).
+"""How certain is a difference between two methods: paired bootstrap of the official metrics.
 
-A resample draws as many clips as there are within each of domain x condition of a machine, as the test sets were
-made; a clip counts as often as it was drawn. Both methods are judged on the same draws.
+B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, percentile intervals. A
+resample draws as many clips as there are within each domain x condition of a machine, as the test
+sets were made; a clip counts as often as it was drawn. Both methods are compared on equal draws.
 """
 
 import numpy as np
@@ -13,38 +13,36 @@ from unlabeledasd.metrics import MAX_FPR
 def draw_weights(
     is_normal: np.ndarray, is_target: np.ndarray, n_resamples: int, seed: int
 ) -> np.ndarray:
-    """How often each of N clips was drawn, (n_resamples, N) float: with replacement within domain x condition."""
+    """How often each of N clips was drawn, (n_resamples, N) float.
+
+    Drawn with replacement within domain x condition; is_normal, is_target (N,) bool or 0/1.
+    """
     rng = np.random.default_rng(seed)
     strata = 2 * np.asarray(is_normal).astype(int) + np.asarray(is_target).astype(int)
     weights = np.zeros((n_resamples, len(strata)))
     for stratum in np.unique(strata):
         rows = np.flatnonzero(strata == stratum)
-        weights[:, rows] = rng.multinomial(
-            len(rows), np.full(len(rows), 1 / len(rows)), size=n_resamples
-        )
+        uniform = np.full(len(rows), 1 / len(rows))
+        weights[:, rows] = rng.multinomial(len(rows), uniform, size=n_resamples)
     return weights
 
 
 def weighted_auc(
     scores: np.ndarray, anomalies: np.ndarray, normals: np.ndarray, max_fpr: float = 1.0
 ) -> np.ndarray:
-    """Area under the ROC curve to `max_fpr` of clips that count several times, standardised as scikit-learn does.
+    """Area under the ROC curve to `max_fpr` of weighted clips, standardised as by scikit-learn.
 
     scores (N,); anomalies, normals (B, N): weight of each clip as either -> (B,).
     """
     order = np.argsort(-scores, kind="stable")
-    last = np.append(
-        np.diff(scores[order]) != 0, True
-    )  # of clips with one score: the curve has one point for them
+    last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are one point of the curve
     rates = []
     for weights in (normals, anomalies):
         total = np.cumsum(weights[:, order], axis=1)[:, last] / weights.sum(axis=1, keepdims=True)
         rates.append(np.pad(total, ((0, 0), (1, 0))))
     fpr, tpr = rates
     width, height = np.diff(fpr), np.diff(tpr)
-    inside = np.clip(
-        max_fpr - fpr[:, :-1], 0, width
-    )  # the part of each step that lies left of max_fpr
+    inside = np.clip(max_fpr - fpr[:, :-1], 0, width)  # the part of each step left of max_fpr
     slope = np.divide(height, width, out=np.zeros_like(height), where=width > 0)
     area = (inside * (tpr[:, :-1] + slope * inside / 2)).sum(axis=1)
     if max_fpr == 1:
@@ -53,20 +51,16 @@ def weighted_auc(
     return (1 + (area - least) / (max_fpr - least)) / 2
 
 
-def official_figures(
+def official_metrics(
     scores: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray, weights: np.ndarray
 ) -> np.ndarray:
-    """The three official figures, in the order of metrics.OFFICIAL, under each row of weights (B, N) -> (B, 3)."""
+    """The official metrics, in the order of metrics.OFFICIAL, for weights (B, N) -> (B, 3)."""
     normal, target = np.asarray(is_normal).astype(bool), np.asarray(is_target).astype(bool)
     anomalies = weights * ~normal
-    return np.stack(
-        [
-            weighted_auc(scores, anomalies, weights * (normal & ~target)),
-            weighted_auc(scores, anomalies, weights * (normal & target)),
-            weighted_auc(scores, anomalies, weights * normal, MAX_FPR),
-        ],
-        axis=1,
-    )
+    source_auc = weighted_auc(scores, anomalies, weights * (normal & ~target))
+    target_auc = weighted_auc(scores, anomalies, weights * (normal & target))
+    pauc = weighted_auc(scores, anomalies, weights * normal, MAX_FPR)
+    return np.stack([source_auc, target_auc, pauc], axis=1)
 
 
 def resampled_means(values: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The page of a report: what src/report.py --html writes, one file that needs no network."""
+"""The page of a report (src/report.py --html): one file that needs no network."""
 
 import json
 from argparse import Namespace
@@ -11,15 +11,16 @@ from plotly.offline import get_plotlyjs
 from sklearn.metrics import roc_curve
 from tqdm import tqdm
 
-from reporting.grid import csv_of, find_run, machine_sets, single_epochs
+from reporting.grid import find_run, machine_sets, single_epochs
 from reporting.worst_clips import audio_uri, spectrogram_uri, wrongness
 from settings.kept import load_config
-from unlabeledasd.clips import parse_clip
+from unlabeledasd.clip_names import parse_clip
 from unlabeledasd.decisions import decision_threshold
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
 from unlabeledasd.labels import Labels
 from unlabeledasd.metrics import MAX_FPR, OFFICIAL
+from unlabeledasd.results import find_csv, read_metrics, read_scores
 from unlabeledasd.runs.folder import Run
 from unlabeledasd.waveforms import read_clip
 
@@ -34,14 +35,11 @@ def write_page(file: Path, tables: list[tuple], notes: str, options: Namespace) 
         *(machine_table(dataset, options) for dataset in options.datasets),
         *tables[1:],
     ]
-    media: dict = {}  # dataset/path -> sound and picture; a clip that several methods get wrong is there once
-    data = {
-        "datasets": [collect(dataset, options, media) for dataset in options.datasets],
-        "media": media,
-    }
-    template = jinja2.Environment(autoescape=True).from_string(
-        (PARTS / "page.html").read_text(encoding="utf-8")
-    )
+    media: dict = {}  # dataset/path -> sound and picture, once for all methods
+    datasets = [collect(dataset, options, media) for dataset in options.datasets]
+    data = {"datasets": datasets, "media": media}
+    html = (PARTS / "page.html").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True).from_string(html)
     text = template.render(
         title=f"{options.name}: {', '.join(options.datasets)}",
         version=options.version,
@@ -54,28 +52,22 @@ def write_page(file: Path, tables: list[tuple], notes: str, options: Namespace) 
     )
     write_text(file, text)
     if (size := len(text.encode()) / 1e6) > LIMIT_MB:
-        print(
-            f"{file}: {size:.0f} MB; smaller with --clips {max(0, options.clips - 1)}, or fewer --methods"
-        )
+        fewer = f"--clips {max(0, options.clips - 1)}, or fewer --methods"
+        print(f"{file}: {size:.0f} MB; smaller with {fewer}")
 
 
 def machine_table(dataset: str, options: Namespace) -> tuple[str, pd.DataFrame, pd.DataFrame]:
     """(title, cells, best) of the official score of each machine."""
-    values = {method: {} for method in options.methods}
+    means: dict[str, dict[str, float]] = {}  # method -> machine -> percent
     for method in options.methods:
+        found: dict[str, list[float]] = {}
         for seed in options.seeds:
             run = find_run(options.results_dir, dataset, method, seed)
             for machine in machine_sets(dataset, run, options.version)["all"]:
-                if file := csv_of(run, machine, options.version, "test_result"):
-                    values[method].setdefault(machine, []).append(
-                        pd.read_csv(file).hmean_official[0]
-                    )
-    means = pd.DataFrame(
-        {
-            method: {machine: 100 * np.mean(found) for machine, found in of.items()}
-            for method, of in values.items()
-        }
-    ).rename_axis("machine")
+                if file := find_csv(run, machine, options.version, "test_result"):
+                    found.setdefault(machine, []).append(read_metrics(file)["hmean_official"])
+        means[method] = {machine: 100 * np.mean(values) for machine, values in found.items()}
+    means = pd.DataFrame(means).rename_axis("machine")
     best = means.eq(means.max(axis=1), axis=0).mul(means.count(axis=1) > 1, axis=0)
     title = (
         f"{dataset}: official score of each machine (hmean_official) in percent, mean over seeds"
@@ -84,77 +76,68 @@ def machine_table(dataset: str, options: Namespace) -> tuple[str, pd.DataFrame, 
 
 
 def collect(dataset: str, options: Namespace, media: dict) -> dict:
-    """Everything the page shows of a dataset: one run per method, the first seed that has scores."""
+    """What the page shows of a dataset: a run per method, of the first seed that has scores."""
     runs = {}
     for method in options.methods:
         for seed in options.seeds:
             run = find_run(options.results_dir, dataset, method, seed)
-            if machines := [
-                m
-                for m in machine_sets(dataset, run, options.version)["all"]
-                if csv_of(run, m, options.version, "test_score")
-            ]:
+            every = machine_sets(dataset, run, options.version)["all"]
+            machines = [m for m in every if find_csv(run, m, options.version, "test_score")]
+            if machines:
                 runs[method] = (run, seed, machines)
                 break
     methods, clips = {}, {}
     for method, (run, seed, machines) in runs.items():
         config = load_config(run)
         root = Path(options.data_dir or config.data_dir) / dataset / "all" / "raw"
-        bar = tqdm(
-            machines, desc=f"page, {dataset} {method}", unit="machine", leave=False, disable=None
-        )
+        description = f"page, {dataset} {method}"
+        bar = tqdm(machines, desc=description, unit="machine", leave=False, disable=None)
         methods[method] = {
             "seed": seed,
             "losses": losses(run),
             "machines": {machine: details(run, machine, options, clips) for machine in bar},
         }
+        channel, sample_rate = config.dataset.channel, config.dataset.sample_rate
         for machine in methods[method]["machines"].values():
             for path, _ in machine["worst"]:
-                if (key := f"{dataset}/{path}") not in media:
-                    media[key] = listen(
-                        root / path, config.dataset.channel, config.dataset.sample_rate
-                    )
+                key = f"{dataset}/{path}"
+                if key not in media:
+                    media[key] = listen(root / path, channel, sample_rate)
     return {"name": dataset, "clips": clips, "methods": methods}
 
 
 def details(run: Run, machine: str, options: Namespace, clips: dict) -> dict:
-    """One machine of a run: curves, scores, figures by epoch, its map, its worst clips."""
+    """One machine of a run: curves, scores, metrics by epoch, its map, its most misranked clips."""
     version = options.version
-    test = pd.read_csv(csv_of(run, machine, version, "test_score"))
-    scores, known = (
-        test.iloc[:, 3].to_numpy(),
-        test.is_normal.notna().all() and test.is_target.notna().all(),
-    )
+    test = read_scores(find_csv(run, machine, version, "test_score"))
+    scores = test.score.to_numpy()
+    known = test.notna().all(axis=None)
     groups = [kind_of(row) for row in test.itertuples()]
-    made = {
-        "scores": {
-            kind: rounded(scores[[g == kind for g in groups]]) for kind in dict.fromkeys(groups)
-        }
-    }
-    if file := csv_of(run, machine, version, "held_out_score"):
-        held_out = pd.read_csv(file).iloc[:, 3].to_numpy()
-        made["scores"]["held-out training"] = rounded(held_out)
+    by_group = test.score.groupby(groups, sort=False)
+    page = {"scores": {kind: rounded(values) for kind, values in by_group}}
+    if file := find_csv(run, machine, version, "held_out_score"):
+        held_out = read_scores(file).score.to_numpy()
+        page["scores"]["held-out training"] = rounded(held_out)
         try:
-            made["threshold"] = float(decision_threshold(held_out))
+            page["threshold"] = decision_threshold(held_out)
         except InputError:
-            made["threshold"] = None
+            page["threshold"] = None
     if known:
-        made["roc"] = roc_curves(scores, test.is_normal.to_numpy(), test.is_target.to_numpy())
-    made["epochs"] = figures_by_epoch(run, machine, version)
+        page["roc"] = roc_curves(scores, test.is_normal.to_numpy(int), test.is_target.to_numpy(int))
+    page["epochs"] = metrics_by_epoch(run, machine, version)
     last = (single_epochs(version) or [version])[-1]
-    if file := csv_of(run, machine, last, "map"):
-        made["map"] = read_map(file, run, clips.setdefault(machine, {}))
+    if file := find_csv(run, machine, last, "map"):
+        page["map"] = read_map(file, run, clips.setdefault(machine, {}))
     wrong = wrongness(scores, test.is_normal) if known else scores
-    made["worst"] = []
+    page["worst"] = []
     for i in np.argsort(-wrong, kind="stable")[: options.clips]:
-        told = f"{groups[i]}, score {scores[i]:.4f}"
+        text = f"{groups[i]}, score {scores[i]:.4f}"
         if known:
-            others = (
-                "normal clips score higher" if not test.is_normal[i] else "anomalies score lower"
-            )
-            told += f"; {100 * wrong[i]:.0f} % of the {others}"
-        made["worst"].append([test.path[i], told])
-    return made
+            higher, lower = "normal clips score higher", "anomalies score lower"
+            others = lower if test.is_normal[i] else higher
+            text += f"; {100 * wrong[i]:.0f} % of the {others}"
+        page["worst"].append([test.path[i], text])
+    return page
 
 
 def kind_of(row) -> str:
@@ -166,13 +149,13 @@ def kind_of(row) -> str:
 def roc_curves(
     scores: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray
 ) -> dict[str, list[list[float]]]:
-    """ROC curves as [fpr, tpr], of the normal clips of each domain and of both against all anomalies; and the part
-    of the last one that the partial AUC takes. None where there are no such clips."""
-    chosen = {
-        "source": is_target == 0,
-        "target": is_target == 1,
-        "both": np.full(len(scores), True),
-    }
+    """ROC curves as [fpr, tpr] of the normal clips of each domain, and of both, against anomalies.
+
+    "partial" is the part of the last one that the partial AUC takes. A curve without clips is
+    left out.
+    """
+    every = np.full(len(scores), True)
+    chosen = {"source": is_target == 0, "target": is_target == 1, "both": every}
     curves = {}
     for name, domain in chosen.items():
         rows = (is_normal == 0) | domain
@@ -186,29 +169,27 @@ def roc_curves(
     return curves
 
 
-def figures_by_epoch(run: Run, machine: str, version: str) -> dict[str, list]:
+def metrics_by_epoch(run: Run, machine: str, version: str) -> dict[str, list]:
     names = ["hmean_official", *OFFICIAL]
-    epochs = [e for e in single_epochs(version) if csv_of(run, machine, e, "test_result")]
-    rows = [pd.read_csv(csv_of(run, machine, epoch, "test_result")).iloc[0] for epoch in epochs]
-    return {
-        "epoch": [int(epoch.removeprefix("epoch")) for epoch in epochs],
-        **{
-            name: [None if np.isnan(row[name]) else round(float(row[name]), 4) for row in rows]
-            for name in names
-        },
-    }
+    epochs = [e for e in single_epochs(version) if find_csv(run, machine, e, "test_result")]
+    rows = [read_metrics(find_csv(run, machine, epoch, "test_result")) for epoch in epochs]
+    table: dict[str, list] = {"epoch": [int(epoch.removeprefix("epoch")) for epoch in epochs]}
+    for name in names:
+        table[name] = [None if np.isnan(row[name]) else round(row[name], 4) for row in rows]
+    return table
 
 
 def read_map(file: Path, run: Run, clips: dict) -> dict:
-    """x, y and class of each clip in `clips`, which is filled by the first run that has this machine."""
+    """x, y and class of each clip in `clips`, which the first run of this machine fills."""
     table = pd.read_csv(file).set_index("path")
     if not clips:
-        told = [parse_clip(path, "free") for path in table.index]
+        parsed = [parse_clip(path, "free") for path in table.index]
+        conditions = ["training" if clip.split == "train" else clip.condition for clip in parsed]
         clips |= {
             "path": table.index.tolist(),
-            "domain": coded([clip.domain for clip in told]),
-            "condition": coded(["training" if c.split == "train" else c.condition for c in told]),
-            "attribute": coded([clip.attribute for clip in told]),
+            "domain": coded([clip.domain for clip in parsed]),
+            "condition": coded(conditions),
+            "attribute": coded([clip.attribute for clip in parsed]),
         }
     table = table.reindex(clips["path"])
     labels = Labels.load(run.labels)
@@ -226,25 +207,20 @@ def coded(names: list[str]) -> dict[str, list]:
 
 
 def losses(run: Run) -> dict[str, list]:
-    """Mean of each term of the loss by epoch (from 1), over all times the run went on."""
-    files = [
-        file for file in (run.all / "logs/csv").glob("version_*/metrics.csv") if file.stat().st_size
-    ]
+    """Mean of each term of the loss by epoch (from 1), over all attempts of the run."""
+    logs = (run.all / "logs/csv").glob("version_*/metrics.csv")
+    files = [file for file in logs if file.stat().st_size]
     if not files:
         return {}
     table = pd.concat(map(pd.read_csv, sorted(files, key=lambda file: int(file.parent.name[8:]))))
-    columns = [c for c in table if c == "loss_epoch" or (c.startswith("loss/"))]
-    means = (
-        table.groupby("epoch")[columns].last().dropna()
-    )  # an epoch that was done twice: the later time
-    terms = {
-        "loss" if c == "loss_epoch" else c.removeprefix("loss/"): rounded(means[c]) for c in columns
-    }
+    columns = [c for c in table if c == "loss_epoch" or c.startswith("loss/")]
+    means = table.groupby("epoch")[columns].last().dropna()  # the later of two attempts
+    terms = {c.removeprefix("loss/").removesuffix("_epoch"): rounded(means[c]) for c in columns}
     return {"epoch": [int(epoch) + 1 for epoch in means.index], **terms}
 
 
 def listen(path: Path, channel: int | None, sample_rate: int) -> list[str] | None:
-    """[audio, picture] as data URIs; None where the clip is not there."""
+    """[audio, picture] as data URIs; None where the clip cannot be read."""
     try:
         wave = read_clip(path, channel)
     except InputError:
@@ -254,8 +230,12 @@ def listen(path: Path, channel: int | None, sample_rate: int) -> list[str] | Non
 
 
 def rounded(values) -> list[float | None]:
-    """To 3 digits after the point, 3 significant ones for small values, since the page carries them; None for nan."""
-    return [
-        None if np.isnan(v) else float(f"{v:.3f}" if abs(v) >= 0.1 else f"{v:.3g}")
-        for v in np.asarray(values)
-    ]
+    """Values with 3 decimals, small ones with 3 significant digits, to keep the page small.
+
+    None for nan.
+    """
+
+    def short(value: float) -> float:
+        return float(f"{value:.3f}" if abs(value) >= 0.1 else f"{value:.3g}")
+
+    return [None if np.isnan(value) else short(value) for value in np.asarray(values)]

@@ -2,20 +2,8 @@
 
 import pandas as pd
 
-LATEX = {
-    "\\": r"\textbackslash{}",
-    "_": r"\_",
-    "%": r"\%",
-    "&": r"\&",
-    "#": r"\#",
-    "$": r"\$",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-}
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {"±": r"$\pm$", "−": "$-$", **{character: f"\\{character}" for character in "_%&#${}"}}
 
 
 def markdown(cells: pd.DataFrame, best: pd.DataFrame) -> str:
@@ -27,7 +15,7 @@ def markdown(cells: pd.DataFrame, best: pd.DataFrame) -> str:
 
 
 def latex(cells: pd.DataFrame, best: pd.DataFrame, caption: str) -> str:
-    """A table environment for \\usepackage{booktabs}; columns "<group> <name>" stand below their group's name."""
+    """A table environment for \\usepackage{booktabs}; columns are named "<group> <name>"."""
     escaped = cells.map(escape)
     rows = escaped.where(~best, r"\textbf{" + escaped + "}")
     groups, names = zip(*(column.rpartition(" ")[::2] for column in cells), strict=True)

@@ -1,4 +1,4 @@
-"""The clips that a run got most wrong, to be looked at and listened to."""
+"""The most misranked clips of a run, as pictures and sounds."""
 
 import base64
 import io
@@ -16,14 +16,16 @@ FLOOR_DB = -80.0
 
 
 def wrongness(scores: np.ndarray, is_normal: np.ndarray) -> np.ndarray:
-    """For each clip (N,) the fraction of clips of the other condition that lie on the wrong side of it: normal clips
-    above an anomaly, anomalies below a normal clip; an equal score counts half."""
+    """The fraction (N,) of clips of the other condition on the wrong side of each clip.
+
+    These are normal clips above an anomaly, and anomalies below a normal clip; an equal score
+    counts half.
+    """
     scores, normal = np.asarray(scores, float), np.asarray(is_normal).astype(bool)
     wrong = np.zeros(len(scores))
     for rows, others, sign in ((normal, ~normal, -1), (~normal, normal, 1)):
-        margin = sign * (
-            scores[others][None] - scores[rows][:, None]
-        )  # > 0: the other one is on the wrong side
+        # > 0: the other one is on the wrong side
+        margin = sign * (scores[others][None] - scores[rows][:, None])
         if others.any():
             wrong[rows] = ((margin > 0) + 0.5 * (margin == 0)).mean(axis=1)
     return wrong
@@ -42,7 +44,7 @@ def audio_uri(wave: np.ndarray, sample_rate: int) -> str:
 
 
 def spectrogram_uri(wave: np.ndarray, sample_rate: int) -> str:
-    """The spectrogram of a waveform (T,) as a WebP picture: 0 Hz at the bottom to half the rate, 80 dB of range."""
+    """The spectrogram of a waveform (T,) as a WebP picture: 0 Hz at the bottom, 80 dB of range."""
     n_fft = 8 * PICTURE_HZ
     hop = max(n_fft // 2, len(wave) // PICTURE_FRAMES)
     wave = np.pad(wave, (0, max(0, n_fft - len(wave))))
@@ -52,7 +54,6 @@ def spectrogram_uri(wave: np.ndarray, sample_rate: int) -> str:
     level = 10 * np.log10(power / max(power.max(), 1e-20) + 1e-20)
     buffer = io.BytesIO()
     picture = colormaps["magma"](np.clip(1 - level / FLOOR_DB, 0, 1), bytes=True)[::-1]
-    imsave(
-        buffer, np.ascontiguousarray(picture[..., :3]), format="webp", pil_kwargs={"quality": 40}
-    )
+    picture = np.ascontiguousarray(picture[..., :3])
+    imsave(buffer, picture, format="webp", pil_kwargs={"quality": 40})
     return data_uri("image/webp", buffer.getvalue())

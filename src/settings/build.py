@@ -1,35 +1,70 @@
-"""What the entry points share: reading, checking and building from the Hydra configuration; errors in one line."""
+"""What the commands share: building from the Hydra configuration, with errors in one line."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from unlabeledasd.errors import InputError, one_line_errors
+from unlabeledasd.errors import InputError, input_error, one_line_errors
 
 CONFIG_PATH = str(Path(__file__).resolve().parents[1] / "config")
 
 
 def build(node: DictConfig, **runtime: Any) -> Any:
-    """Call the node's `_target_` with its settings, as plain lists and dicts, and the runtime arguments."""
-    try:
+    """Call the node's `_target_` with its settings, as plain lists and dicts, and `runtime`.
+
+    InputError names the setting whose value is not allowed by its full key.
+    """
+    with naming_settings(node):
         return hydra.utils.instantiate(node, _partial_=True, _convert_="all")(**runtime)
-    except Exception as error:  # what libraries say of values that they do not take
+
+
+@contextmanager
+def naming_settings(node: DictConfig) -> Iterator[None]:
+    """Report what the node's class says about its settings as InputError.
+
+    A message that begins with "name=" of one of them then begins with the key that a person set:
+    "n_ffts=[1]: ..." becomes "model.extractor.n_ffts=[1]: ...".
+    """
+    try:
+        yield
+    except Exception as error:  # libraries have their own classes for values that they refuse
+        if found := input_error(error):
+            raise InputError(with_key(str(found), node)) from error.__cause__
         if isinstance(error, ValueError) or type(error).__name__ == "MisconfigurationException":
-            told = (
-                error
-                if isinstance(error, InputError)
-                else InputError(f"{node['_target_']}: {error}")
-            )
-            raise told from error.__cause__
+            raise InputError(f"{node['_target_']}: {error}") from error.__cause__
         raise
+
+
+def with_key(message: str, node: DictConfig) -> str:
+    """The message with the full key of the setting that it begins with, if that is clear."""
+    name, equals, rest = message.partition("=")
+    raw = OmegaConf.to_container(node, resolve=False)
+    keys = set(keys_named(name, raw, node._get_full_key(""))) if equals else set()
+    return f"{keys.pop()}={rest}" if len(keys) == 1 else message
+
+
+def keys_named(name: str, raw: Any, key: str) -> Iterator[str]:
+    """The full keys of all settings `name` below `raw`; of a link, the key that it leads to."""
+    for child, value in raw.items() if isinstance(raw, dict) else ():
+        place = f"{key}.{child}".lstrip(".")
+        if child == name:
+            yield linked_key(value) or place
+        yield from keys_named(name, value, place)
+
+
+def linked_key(raw: Any) -> str | None:
+    """ "${dataset.batch_size}" -> dataset.batch_size; None for a value."""
+    link = re.fullmatch(r"\$\{(\w[\w.]*)\}", str(raw))
+    return link[1] if link else None
 
 
 def nodes(config: Any, key: str = "") -> Iterator[tuple[str, dict]]:
@@ -49,16 +84,18 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
         value = dict(enumerate(value))
     if not isinstance(value, dict):
         return {key: value}
-    return {
-        k: v
-        for name, child in value.items()
-        for k, v in flat(child, f"{key}.{name}".lstrip(".")).items()
-    }
+    items = {}
+    for name, child in value.items():
+        items |= flat(child, f"{key}.{name}".lstrip("."))
+    return items
 
 
-def tell_errors() -> AbstractContextManager:
-    """one_line_errors for Hydra's errors too. Goes around the task function, so that Hydra does not report our
-    errors in its own way, and around the call of hydra.main."""
+def report_errors() -> AbstractContextManager:
+    """one_line_errors for Hydra's errors too.
+
+    It goes around the task function, so that Hydra does not report our errors in its own way, and
+    around the call of hydra.main.
+    """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra's own errors reach us
     return one_line_errors(HydraException, OmegaConfBaseException, OSError)
 
@@ -66,13 +103,15 @@ def tell_errors() -> AbstractContextManager:
 def launch(
     main: Callable[[], None], help_text: str, groups: Sequence[str] = ("dataset", "method")
 ) -> None:
-    """Call a hydra.main function; --help is ours, since Hydra's own needs every choice to be made first, and lists
-    the choices of `groups`."""
+    """Call a hydra.main function; for --help print `help_text` and the choices of `groups`.
+
+    Hydra's own --help needs every choice to be made first.
+    """
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(help_text.strip())
         for group in groups:
             names = sorted(p.stem for p in Path(CONFIG_PATH, group).glob("*.yaml"))
             print(f"\n{group}:", *(name for name in names if name != "base"))
         return
-    with tell_errors():
+    with report_errors():
         main()

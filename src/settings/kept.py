@@ -1,4 +1,4 @@
-"""The settings that a run was made with: changes are refused, and what a results folder says is not trusted."""
+"""The settings that a run was made with: changes are refused, and its classes are not trusted."""
 
 import hashlib
 import json
@@ -13,29 +13,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from settings.build import CONFIG_PATH, build, flat, nodes
 from unlabeledasd.errors import InputError, one_line
-from unlabeledasd.files import sha256, write_text
+from unlabeledasd.files import file_hash, write_text
 from unlabeledasd.runs.folder import Run
 
 if TYPE_CHECKING:
     from torch import nn
 
-# What may differ between two calls that go on with one run: it does not change what is computed.
+# What may differ between two calls that work on one run: it does not change what is computed.
 FREE_KEYS = {
-    "data_dir",
-    "results_dir",
-    "run_dir",
-    "label_dir",
-    "check",
-    "overwrite",
-    "keep_all_checkpoints",
-    "data.root",
-    "data.num_workers",
-    "data.cache_gb",
-    "num_workers",
-    "label.root",
-    "label.folder",
-    "label.command",
-    "trainer.log_every_n_steps",
+    *("data_dir", "results_dir", "run_dir", "label_dir", "check", "overwrite", "graph"),
+    *("keep_all_checkpoints", "data.root", "data.num_workers", "data.cache_gb", "num_workers"),
+    *("label.root", "label.folder", "label.command", "trainer.log_every_n_steps"),
 }
 FREE_PREFIXES = ("trainer.accelerator", "trainer.devices", "trainer.logger")
 
@@ -44,7 +32,7 @@ CALL = "UNLABELEDASD_CALL"  # of the environment: what a launcher calls this cal
 
 
 def deciding(config: DictConfig) -> dict[str, Any]:
-    """What decides the results, as flat keys."""
+    """The settings that decide the results, as flat keys."""
     every = flat(OmegaConf.to_container(config, resolve=True))
     return {
         key: value
@@ -58,50 +46,49 @@ def settings_hash(config: DictConfig) -> str:
 
 
 def refuse_changes(config: DictConfig, run: Run) -> None:
-    """InputError names every key in which the configuration differs from the one that the run began with."""
+    """InputError names every setting that differs from the one that the run began with."""
     if not run.config.is_file():
         return
     before, now = deciding(load_config(run)), deciding(config)
-    told = [
+    changes = [
         f"{key}={now.get(key, 'not set')} now, {before.get(key, 'not set')} when the run began"
         for key in sorted({*before, *now})
         if (key in before, before.get(key)) != (key in now, now.get(key))
     ]
-    if told:
-        raise InputError(
-            f"{run.config}: {'; '.join(told)} (overwrite=true trains anew, run_dir=FOLDER elsewhere)"
-        )
+    if changes:
+        remedy = "use overwrite=true to retrain, or run_dir=FOLDER to keep both"
+        raise InputError(f"{run.config}: {'; '.join(changes)} ({remedy})")
 
 
 def refuse_other_done(config: DictConfig, run: Run) -> None:
-    """InputError if the finished run is of other settings or labels than it would be now."""
+    """InputError if the finished run was made with other settings or labels than these."""
     run.require(run.config)
     refuse_changes(config, run)
     done = run.read_done()
+    changed = "changed after the run was finished; retrain with overwrite=true"
     if done["settings"] != settings_hash(config):
-        raise InputError(
-            f"{run.config}: changed after the run was finished; overwrite=true trains anew"
-        )
-    if done["labels"] and (not run.labels.is_file() or sha256(run.labels) != done["labels"]):
-        raise InputError(
-            f"{run.labels}: changed after the run was finished; overwrite=true trains anew"
-        )
+        raise InputError(f"{run.config}: {changed}")
+    if done["labels"] and (not run.labels.is_file() or file_hash(run.labels) != done["labels"]):
+        raise InputError(f"{run.labels}: {changed}")
 
 
-def tell_finished(config: DictConfig, run: Run) -> None:
+def report_finished(config: DictConfig, run: Run) -> None:
     refuse_other_done(config, run)
-    print(f"finished already: {run.folder}")
+    print(f"already finished, skipping: {run.folder}")
 
 
 def make_once(config: DictConfig, run: Run, train: Callable[[DictConfig, Run], None]) -> None:
-    """Train the run unless it is finished, as its only writer; with overwrite=true remove what it has before."""
+    """Train the run, as its only writer, unless it is finished.
+
+    overwrite=true first removes what the run has.
+    """
     with run.claim():
         if config.overwrite and not cleared_by_this_call(run):
             clear(run)
         if run.is_done:  # by another process, while this one started
-            tell_finished(config, run)
+            report_finished(config, run)
         else:
-            with told_in(run.error):
+            with recording_error(run.error):
                 train(config, run)
 
 
@@ -116,30 +103,32 @@ def clear(run: Run) -> None:
 def cleared_by_this_call(run: Run) -> bool:
     """True if the call of a job script that started this process has cleared the run already.
 
-    A launcher starts a run again whose host was lost; overwrite=true does not clear it twice then.
+    A launcher starts a run again whose host was lost; overwrite=true does not clear it twice.
     """
     call = os.environ.get(CALL)
     return bool(call) and run.cleared.is_file() and run.cleared.read_text("utf-8") == call
 
 
 @contextmanager
-def told_in(file: Path) -> Iterator[None]:
-    """Leave an error in `file` for whoever looks at the run later, and remove that of the attempt before."""
+def recording_error(file: Path) -> Iterator[None]:
+    """Write what ends the block to `file`, for whoever looks at the run later.
+
+    The error of an earlier attempt is removed.
+    """
     file.unlink(missing_ok=True)
     try:
         yield
     except Exception as error:
         kind = "" if isinstance(error, (InputError, OSError)) else f"{type(error).__name__}: "
-        text = f"{kind}{one_line(error)}\n".encode(
-            errors="backslashreplace"
-        ).decode()  # a name may be no UTF-8
+        # a file name may be no UTF-8
+        text = f"{kind}{one_line(error)}\n".encode(errors="backslashreplace").decode()
         with suppress(InputError):  # the disk may be full
             write_text(file, text)
         raise
 
 
 def keep_choices(config: DictConfig, run: Run) -> None:
-    """What is `auto` becomes what it was when the run began; overwrite=true is obeyed once per call."""
+    """Set what is `auto` to its value in the existing run; obey overwrite=true once per call."""
     config.overwrite = config.overwrite and not cleared_by_this_call(run)
     if run.config.is_file() and not config.overwrite:
         before = load_config(run)
@@ -150,41 +139,38 @@ def keep_choices(config: DictConfig, run: Run) -> None:
 
 def save_config(config: DictConfig, run: Run) -> None:
     refuse_changes(config, run)
-    write_text(run.config, OmegaConf.to_yaml(config))
+    write_text(run.config, OmegaConf.to_yaml(config, resolve=True))
 
 
 def load_config(run: Run) -> DictConfig:
     """The configuration that a run keeps."""
-    file = run.require(run.config)
-    try:
-        return OmegaConf.load(file)
-    except Exception as error:  # a damaged file raises whatever its bytes lead to
-        raise InputError(f"{file}: not a configuration ({' '.join(str(error).split())})") from None
+    return OmegaConf.create(run.read_config())
 
 
 def allowed_targets() -> set[str]:
-    """Every `_target_` in the yaml files of src/config, and of the user's hydra.searchpath where Hydra runs."""
+    """Every `_target_` in the yaml files of src/config, and of hydra.searchpath where Hydra runs."""
     folders = {Path(CONFIG_PATH)}
     if HydraConfig.initialized():
-        folders |= {
-            Path(source.path)
-            for source in HydraConfig.get().runtime.config_sources
-            if source.schema == "file"
-        }
+        sources = HydraConfig.get().runtime.config_sources
+        folders |= {Path(source.path) for source in sources if source.schema == "file"}
     files = (file for folder in folders for file in folder.rglob("*.yaml"))
     configs = (OmegaConf.to_container(OmegaConf.load(file), resolve=False) for file in files)
     return {str(node["_target_"]) for config in configs for _, node in nodes(config)} - {"???"}
 
 
 def build_kept(node: dict | DictConfig, key: str, file: Path) -> Any:
-    """Build the node `key` of a `file` in a results folder, which may come from anybody: it can name no class but
-    those of the configuration files here."""
+    """Build the node `key` of a `file` in a results folder, which may come from anybody.
+
+    It can name no class but those of the configuration files here.
+    """
     plain = OmegaConf.to_container(OmegaConf.create(node), resolve=True)
     allowed = allowed_targets()
     for name, part in nodes(plain, key):
         if part["_target_"] not in allowed:
-            told = f"{name}._target_={part['_target_']}: in no yaml file of src/config or hydra.searchpath"
-            raise InputError(f"{file}: {told}; allowed are {', '.join(sorted(allowed))}")
+            wrong = f"{name}._target_={part['_target_']}"
+            places = "in no yaml file of src/config or hydra.searchpath"
+            names = ", ".join(sorted(allowed))
+            raise InputError(f"{file}: {wrong}: {places}; allowed are {names}")
     return build(OmegaConf.create(plain))
 
 

@@ -48,6 +48,10 @@ class ClipCache:
             place.copy_(torch.from_numpy(read_clip(root / path, channel)))
         return cache
 
+    def beginnings(self, index: Tensor, n_samples: int) -> Tensor:
+        """The first samples (B, n_samples) of the clips `index` (B,), as scoring takes them."""
+        return self.windows(index, torch.zeros(len(index), dtype=torch.float64), n_samples, False)
+
     def windows(self, index: Tensor, position: Tensor, n_samples: int, tiled: bool) -> Tensor:
         """Windows (B, n_samples) of the clips `index` (B,) at `position` (B,) in [0, 1).
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,16 +12,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from unlabeledasd.cache import ClipCache
-from unlabeledasd.errors import InputError
+from unlabeledasd.errors import InputError, check_range
 from unlabeledasd.labels import Labels
 from unlabeledasd.waveforms import fit_length, read_clip, tiled_window, to_float
 
 
 class ClipDataset(Dataset):
-    """Clips of `root` as waveforms of n_samples with their class index.
+    """Clips of `root` as waveforms (n_samples,) with their class index.
 
-    An item is asked for by (index, position): position in [0, 1) places the window in a longer clip. The
-    sampler draws it, so that the batches do not depend on the number of workers.
+    The key of an item is (index, position): position in [0, 1) places the window in a longer
+    clip. The sampler draws it, so that batches do not depend on the number of workers.
+    channel: counted from 0; None for mono clips. fit: fit_length or tiled_window of waveforms.
     """
 
     def __init__(
@@ -32,8 +34,13 @@ class ClipDataset(Dataset):
         channel: int | None = None,
         fit: Callable[[np.ndarray, int, float], np.ndarray] = fit_length,
     ):
-        self.root, self.paths, self.classes = root, paths, classes
-        self.n_samples, self.channel, self.fit = n_samples, channel, fit
+        check_range("channel", 0 if channel is None else channel, 0)
+        self.root = root
+        self.paths = paths
+        self.classes = classes
+        self.n_samples = n_samples
+        self.channel = channel
+        self.fit = fit
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -45,22 +52,24 @@ class ClipDataset(Dataset):
 
 
 def collate(items: list[tuple[np.ndarray, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """-> waveforms (B, T), int16 unless a clip of the batch is stored otherwise, and class indices (B,)."""
-    waves, classes = zip(*items, strict=True)
-    waves = [torch.from_numpy(wave) for wave in waves]
+    """Waveforms (B, T), int16 unless a clip is stored otherwise, and class indices (B,)."""
+    waves = [torch.from_numpy(wave) for wave, _ in items]
     if any(wave.is_floating_point() for wave in waves):
         waves = [to_float(wave) for wave in waves]
-    return torch.stack(waves), torch.tensor(classes)
+    return torch.stack(waves), torch.tensor([label for _, label in items])
 
 
 class ShuffledClips(Sampler):
-    """Every clip once per epoch, in an order given by seed and epoch, with the position of its window.
+    """Every clip once per epoch, in an order given by seed and epoch, with its window's position.
 
     The last partial batch is kept unless it is a single clip: batch norm cannot take it.
     """
 
     def __init__(self, n_clips: int, batch_size: int, seed: int):
-        self.n_clips, self.batch_size, self.seed = n_clips, batch_size, seed
+        check_range("seed", seed, 0)
+        self.n_clips = n_clips
+        self.batch_size = batch_size
+        self.seed = seed
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -78,8 +87,8 @@ class ShuffledClips(Sampler):
 class ClipBatches(pl.LightningDataModule):
     """Batches (waveforms, class indices) of a dataset in a sampler's order.
 
-    On a device that is not the CPU, up to `cache_gb` of 16-bit clips stay there and windows are cut there. (On a
-    CPU the operating system keeps files that it has read in memory.)
+    On a device other than the CPU up to `cache_gb` of 16-bit clips are kept there, and windows
+    are cut there. (On a CPU the operating system keeps the files that it has read in memory.)
     """
 
     def __init__(
@@ -91,8 +100,13 @@ class ClipBatches(pl.LightningDataModule):
         cache_gb: float,
     ):
         super().__init__()
-        self.dataset, self.sampler, self.batch_size = dataset, sampler, batch_size
-        self.num_workers, self.cache_gb = num_workers, cache_gb
+        check_range("num_workers", num_workers, 0)
+        check_range("cache_gb", cache_gb, 0)
+        self.dataset = dataset
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.cache_gb = cache_gb
         self.cache: ClipCache | None = None
 
     def train_dataloader(self) -> DataLoader:
@@ -112,26 +126,21 @@ class ClipBatches(pl.LightningDataModule):
         )
 
     def fill_cache(self, device: torch.device) -> None:
-        clips = self.dataset
-        self.cache = ClipCache.read(
-            clips.root, clips.paths, clips.channel, device, 1e9 * self.cache_gb
-        )
+        clips, most_bytes = self.dataset, 1e9 * self.cache_gb
+        self.cache = ClipCache.read(clips.root, clips.paths, clips.channel, device, most_bytes)
 
-    def teardown(
-        self, stage: str
-    ) -> None:  # called by Lightning after training: scoring needs the memory
+    def teardown(self, stage: str) -> None:  # called by Lightning: scoring needs the memory
         self.cache = None
 
     def transfer_batch_to_device(
-        self, batch, device: torch.device, dataloader_idx: int
+        self, batch: Any, device: torch.device, dataloader_idx: int
     ) -> tuple[Tensor, Tensor]:
         if self.cache is None:
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         index, position, classes = batch
         tiled = self.dataset.fit is tiled_window
-        return self.cache.windows(index, position, self.dataset.n_samples, tiled), classes.to(
-            device, non_blocking=True
-        )
+        waves = self.cache.windows(index, position, self.dataset.n_samples, tiled)
+        return waves, classes.to(device, non_blocking=True)
 
 
 class Places(Dataset):
@@ -160,34 +169,31 @@ class ClipDataModule(ClipBatches):
         seed: int = 0,
     ):
         if batch_size < 2:
-            raise InputError(
-                f"batch_size={batch_size}: at least 2, batch norm cannot take a single clip"
-            )
+            reason = "at least 2, batch norm cannot take a single clip"
+            raise InputError(f"batch_size={batch_size}: {reason}")
         paths = table.path[table.split == "train"].tolist()
         if len(paths) < 2:
             raise InputError(f"{root}: {len(paths)} training clip(s), at least 2 are needed")
         dataset = ClipDataset(Path(root), paths, labels.of(paths), n_samples, channel)
-        super().__init__(
-            dataset, ShuffledClips(len(paths), batch_size, seed), batch_size, num_workers, cache_gb
-        )
+        sampler = ShuffledClips(len(paths), batch_size, seed)
+        super().__init__(dataset, sampler, batch_size, num_workers, cache_gb)
 
 
 class TripletClips(Sampler):
-    """Batches of which the first half are clips of the machine, the second half clips of other machines.
+    """Batches of which one half are clips of the machine, the other half clips of other machines.
 
-    An epoch takes every clip of the machine once; as many others are drawn along, from a shuffled order that
-    starts anew when it is used up. The last batch is smaller, half and half too, and left out if it has a single
-    clip of the machine: another clip of it is needed as a negative.
+    An epoch takes every clip of the machine once, and equally many others from a shuffled order,
+    which is shuffled again when it is used up. The last batch is smaller, half and half too, and
+    left out if it has a single clip of the machine: another one is needed as a negative.
     Clips of the machine have the indices 0 ... n_machine - 1, others follow.
     """
 
     def __init__(self, n_machine: int, n_others: int, batch_size: int, seed: int):
-        self.n_machine, self.n_others, self.half, self.seed = (
-            n_machine,
-            n_others,
-            batch_size // 2,
-            seed,
-        )
+        check_range("seed", seed, 0)
+        self.n_machine = n_machine
+        self.n_others = n_others
+        self.half = batch_size // 2
+        self.seed = seed
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -208,7 +214,7 @@ class TripletClips(Sampler):
 
 
 class TripletDataModule(ClipBatches):
-    """Batches of one machine and all others; class 1 is the machine. Each clip is a random window of its repetition."""
+    """Batches of one machine (class 1) and all others, random windows of their repetition."""
 
     def __init__(
         self,
@@ -223,17 +229,16 @@ class TripletDataModule(ClipBatches):
         seed: int = 0,
     ):
         if batch_size < 4 or batch_size % 2:
-            raise InputError(
-                f"batch_size={batch_size}: an even number from 4, half of it clips of the machine"
-            )
+            reason = "an even number from 4, half of it clips of the machine"
+            raise InputError(f"batch_size={batch_size}: {reason}")
         training = table[table.split == "train"]
         own = training.path[training.machine == machine].tolist()
         others = training.path[training.machine != machine].tolist()
         if len(own) < 2 or not others:
-            raise InputError(
-                f"machine={machine}: {len(own)} training clips of it and {len(others)} of other machines; at least "
-                f"2 and 1 are needed (machines: {', '.join(table.machine.unique())})"
-            )
+            counts = f"{len(own)} training clips of it and {len(others)} of other machines"
+            machines = ", ".join(table.machine.unique())
+            needed = f"at least 2 and 1 are needed (machines: {machines})"
+            raise InputError(f"machine={machine}: {counts}; {needed}")
         classes = np.array([1] * len(own) + [0] * len(others))
         dataset = ClipDataset(Path(root), own + others, classes, n_samples, channel, tiled_window)
         sampler = TripletClips(len(own), len(others), batch_size, seed)

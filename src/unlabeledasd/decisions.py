@@ -1,5 +1,8 @@
-"""From scores to decisions, as DCASE Challenge Task 2 asks for them: a threshold per machine from training clips
-that the scorer had not seen, and the official precision, recall and F1 of the decisions."""
+"""From scores to decisions, as DCASE Challenge Task 2 requires them.
+
+A threshold per machine from training clips that were held out from the scorer, and the official
+precision, recall and F1 of the decisions.
+"""
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
@@ -14,30 +17,30 @@ THRESHOLDS = ("gamma", "empirical")
 def held_out_scores(
     scorer: BaseEstimator, embedding: np.ndarray, is_target: np.ndarray
 ) -> np.ndarray:
-    """Score each source training clip by the scorer refitted without it and its fold: what new normal clips get, as far
-    as the network that made the embeddings treats those it was trained on alike.
+    """Scores of the source training clips by scorers that were refitted without their fold.
 
-    embedding (N, D); is_target (N,) bool -> scores (number of source clips,), in their order; empty for fewer than 2.
-    Target clips take part in every refit and get no score: each is its own reference.
+    They are the scores of new normal clips, if the network that made the embeddings treats new
+    clips like those it was trained on. embedding (N, D); is_target (N,) bool -> scores (number of
+    source clips,), in their order; empty for fewer than 2. Target clips take part in every refit
+    and get no score: each is its own reference.
     """
     source, target = np.flatnonzero(~is_target), np.flatnonzero(is_target)
     scores = np.empty(len(source))
     if len(source) < 2:
         return scores[:0]
-    for kept, left_out in KFold(min(FOLDS, len(source)), shuffle=True, random_state=0).split(
-        source
-    ):
+    folds = KFold(min(FOLDS, len(source)), shuffle=True, random_state=0)
+    for kept, left_out in folds.split(source):
         rows = np.concatenate([source[kept], target])
-        scores[left_out] = (
-            clone(scorer).fit(embedding[rows], is_target[rows]).score(embedding[source[left_out]])
-        )
+        refitted = clone(scorer).fit(embedding[rows], is_target[rows])
+        scores[left_out] = refitted.score(embedding[source[left_out]])
     return scores
 
 
 def decision_threshold(held_out: np.ndarray, kind: str = "gamma", quantile: float = 0.9) -> float:
     """The score above which a clip is called anomalous: a quantile of the held-out scores (N,).
 
-    gamma: of the gamma distribution of the greatest likelihood, beginning at 0; empirical: of the scores themselves.
+    kind: gamma takes it from the gamma distribution of greatest likelihood that begins at 0,
+    empirical from the scores themselves.
     """
     if kind not in THRESHOLDS:
         raise InputError(f"threshold={kind}: allowed are {', '.join(THRESHOLDS)}")
@@ -45,55 +48,58 @@ def decision_threshold(held_out: np.ndarray, kind: str = "gamma", quantile: floa
         raise InputError(f"quantile={quantile}: between 0 and 1")
     if kind == "empirical":
         if len(held_out) == 0:
-            raise InputError(
-                "no held-out scores, so no threshold: a machine needs at least 2 source training clips"
-            )
+            needed = "a machine needs at least 2 source training clips"
+            raise InputError(f"no held-out scores, so no threshold: {needed}")
         return float(np.quantile(held_out, quantile))
     from scipy.stats import gamma  # slow to import
 
-    positive = held_out[
-        held_out > 1e-9
-    ]  # a copy of another clip scores 0, which a gamma distribution cannot give
+    # a copy of another clip scores 0, which has no density in a gamma distribution
+    positive = held_out[held_out > 1e-9]
     if (held_out < -1e-9).any() or len(np.unique(positive)) < 2:
-        raise InputError(
-            f"threshold=gamma: cannot be fitted to {len(held_out)} held-out scores of which {len(positive)} are "
-            "positive; allowed are two or more different ones and none below 0; threshold=empirical takes any"
-        )
+        counts = f"{len(held_out)} held-out scores of which {len(positive)} are positive"
+        allowed = "allowed are two or more different ones and none below 0"
+        remedy = "threshold=empirical takes any"
+        raise InputError(f"threshold=gamma: cannot be fitted to {counts}; {allowed}; {remedy}")
     shape, _, scale = gamma.fit(positive, floc=0)
     return float(gamma.ppf(quantile, shape, scale=scale))
 
 
 def percentile(held_out: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Percent of the held-out scores (N,) that lie below each of `scores` (M,); an equal one counts half."""
+    """Percent of the held-out scores (N,) that lie below each of `scores` (M,).
+
+    An equal score counts half; nan without held-out scores.
+    """
+    if len(held_out) == 0:
+        return np.full(np.shape(scores), np.nan)
     ordered = np.sort(held_out)
-    below, up_to = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
-    return (
-        50 * (below + up_to) / len(held_out) if len(held_out) else np.full(np.shape(scores), np.nan)
-    )
+    below = np.searchsorted(ordered, scores, "left")
+    up_to = np.searchsorted(ordered, scores, "right")
+    return 50 * (below + up_to) / len(held_out)
 
 
-def decision_figures(
+def decision_metrics(
     is_anomalous: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray
 ) -> dict[str, float]:
-    """Precision, recall and F1 per domain, its normal clips against its own anomalies, as the official evaluator.
+    """Precision, recall and F1 per domain, as the official evaluator computes them.
 
-    is_anomalous: decisions (N,) bool; is_normal, is_target (N,) bool or 0/1. A ratio without cases is 0; nan where a
-    domain has no clip.
+    Normal clips of a domain are compared with its own anomalies. is_anomalous: decisions (N,)
+    bool; is_normal, is_target (N,) bool or 0/1. A ratio without cases is 0; nan where a domain
+    has no clip.
     """
-    decided, anomaly = np.asarray(is_anomalous, bool), ~np.asarray(is_normal).astype(bool)
+    decided = np.asarray(is_anomalous, bool)
+    anomaly = ~np.asarray(is_normal).astype(bool)
     target = np.asarray(is_target).astype(bool)
-    figures = {}
+    metrics = {}
     for name, domain in (("source", ~target), ("target", target)):
-        hits, alarms, anomalies = (
-            (a & domain).sum() for a in (decided & anomaly, decided, anomaly)
-        )
-        # F1 = 2 P R / (P + R) = 2 hits / (alarms + anomalies)
-        for figure, above, below in (
-            ("precision", hits, alarms),
-            ("recall", hits, anomalies),
-            ("f1", 2 * hits, alarms + anomalies),
-        ):
-            figures[f"{figure}_{name}"] = (
-                float(above / max(below, 1)) if domain.any() else float("nan")
-            )
-    return figures
+        hits = (decided & anomaly & domain).sum()
+        alarms = (decided & domain).sum()
+        anomalies = (anomaly & domain).sum()
+        ratios = {
+            "precision": (hits, alarms),
+            "recall": (hits, anomalies),
+            "f1": (2 * hits, alarms + anomalies),  # 2 P R / (P + R)
+        }
+        for metric, (above, below) in ratios.items():
+            value = float(above / max(below, 1)) if domain.any() else float("nan")
+            metrics[f"{metric}_{name}"] = value
+    return metrics

@@ -1,13 +1,13 @@
-"""Files that appear whole or not at all, and what tells whether they are whole."""
+"""Atomic writes, arrays without pickle, hashes of files."""
 
 import hashlib
 import io
 import json
 import os
-import zipfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unlabeledasd.errors import InputError
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:  # 0.3 s that a job script's status does not need
 
 
 @contextmanager
-def replacing(path: Path):
-    """A temporary path beside `path` that takes its place when the block ends, so that readers see the old file
-    or the whole new one; removed if the block fails. InputError where the disk is full or must not be written."""
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path in the folder of `path`, which replaces `path` when the block ends.
+
+    Readers see the old file or the complete new one. If the block fails, the temporary file is
+    removed. InputError where the disk is full or the folder is not writable.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value) -> None:
+def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -47,35 +50,31 @@ def write_csv(path: Path, table: "pd.DataFrame") -> None:
     write_text(path, table.to_csv(index=False))
 
 
-def write_npz(path: Path, arrays: dict[str, "np.ndarray"]) -> None:
+def write_npz(path: Path, arrays: Mapping[str, "np.ndarray"]) -> None:
     import numpy as np
 
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # arrays by name, no allow_pickle
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
 
 
 def read_npz(path: Path) -> dict[str, "np.ndarray"]:
-    """Arrays by name; InputError for a file that is damaged, or has anything but arrays of plain numbers and text."""
+    """Arrays by name; InputError for a corrupt file, or one that contains pickled objects."""
     import numpy as np
 
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
-    except Exception as error:  # a damaged file raises whatever its bytes lead to
+    except Exception as error:  # any error a corrupt file can raise
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path}: cannot be read as arrays ({reason})") from error
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint is there and every byte as it was written: torch.load does not look at the checksums."""
-    try:
-        with zipfile.ZipFile(checkpoint) as file:
-            return file.testzip() is None
-    except Exception:  # a damaged file raises whatever its bytes lead to
-        return False
-
-
-def sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def file_hash(path: Path, algorithm: str = "sha256") -> str:
+    """The hexadecimal digest of the bytes of a file; algorithm: a name that hashlib knows."""
+    digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Class labels of the training clips: a class index per clip, kept as JSON by relative path."""
+"""Class labels of the training clips, stored as JSON: relative path -> index of a class."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -16,10 +16,9 @@ FIELDS = ("machine", "attribute", "domain", "section")
 
 @dataclass(frozen=True)
 class Labels:
-    """The class of every training clip.
+    """classes: sorted names; clips: path relative to the data root -> index into `classes`.
 
-    classes: sorted names; clips: path relative to the data root -> index into `classes`; made_from:
-    the file of pseudo-labels that was used, with its SHA-256.
+    made_from: the file of pseudo-labels that was used, with its SHA-256.
     """
 
     classes: list[str]
@@ -32,16 +31,14 @@ class Labels:
     ) -> "Labels":
         classes = sorted(set(names))
         index = {name: i for i, name in enumerate(classes)}
-        return cls(
-            classes, {path: index[name] for path, name in zip(paths, names, strict=True)}, made_from
-        )
+        clips = {path: index[name] for path, name in zip(paths, names, strict=True)}
+        return cls(classes, clips, made_from)
 
     def of(self, paths: list[str]) -> np.ndarray:
         """Class indices (N,) of clips, InputError for one without a label."""
         if missing := [path for path in paths if path not in self.clips]:
-            raise InputError(
-                f"{missing[0]}: no label for this clip ({len(missing)} of {len(paths)} have none)"
-            )
+            count = f"{len(missing)} of {len(paths)} have none"
+            raise InputError(f"{missing[0]}: no label for this clip ({count})")
         return np.array([self.clips[path] for path in paths])
 
     def save(self, path: Path) -> None:
@@ -63,9 +60,8 @@ def labels_from_fields(table: pd.DataFrame, fields: Sequence[str]) -> Labels:
     classes are numbered in the order of their names, and so get their frozen centres.
     """
     if not fields or not set(fields) <= set(FIELDS):
-        raise InputError(
-            f"label.fields={list(fields)}: allowed are {', '.join(FIELDS)}, at least one"
-        )
+        allowed = ", ".join(FIELDS)
+        raise InputError(f"fields={list(fields)}: allowed are {allowed}, at least one")
     training = table[table.split == "train"]
     names = class_names(zip(*(training[field] for field in fields), strict=True))
     return Labels.from_names(training.path.tolist(), names)

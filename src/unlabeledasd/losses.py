@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unlabeledasd.errors import check_range
+
 
 class SubclusterAdaCos(nn.Module):
     """Cross entropy of soft labels against K sub-clusters per class on the unit sphere.
@@ -24,6 +26,7 @@ class SubclusterAdaCos(nn.Module):
         self, embedding_size: int, n_classes: int, n_subclusters: int = 16, trainable: bool = False
     ):
         super().__init__()
+        check_range("n_subclusters", n_subclusters, 1)
         if n_classes * n_subclusters < 3:
             raise ValueError(
                 f"n_classes={n_classes}, n_subclusters={n_subclusters}: the scale needs 3 centres"

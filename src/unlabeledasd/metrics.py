@@ -1,4 +1,4 @@
-"""The official figures of DCASE Challenge Task 2, per machine and over machines."""
+"""The official metrics of DCASE Challenge Task 2, per machine and over machines."""
 
 import numpy as np
 from scipy.stats import hmean
@@ -13,25 +13,26 @@ MAX_FPR = 0.1
 
 def harmonic_mean(values: list[float]) -> float:
     """nan if one is nan or there is none, 0 if one is 0."""
-    values = np.asarray(values, dtype=float)
-    return float(hmean(values)) if len(values) and not np.isnan(values).any() else float("nan")
+    if len(values) == 0 or np.isnan(values).any():
+        return float("nan")
+    return float(hmean(np.asarray(values, dtype=float)))
 
 
 def evaluate(scores: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray) -> dict[str, float]:
-    """All figures of one machine's test clips, in the order of the result CSV.
+    """All metrics of one machine's test clips, in the order of the result CSV.
 
-    scores (N,), higher = more anomalous; is_normal, is_target (N,) bool or 0/1. `*_all` sets the normal clips
-    of a domain against the anomalies of both, `*_only` against those of that domain; pAUC goes to a false
-    positive rate of 0.1, standardised so that chance is 0.5. nan where a domain or a class is absent.
+    scores (N,), higher = more anomalous; is_normal, is_target (N,) bool or 0/1. `*_all` compares
+    the normal clips of a domain with the anomalies of both domains, `*_only` with those of that
+    domain. pAUC goes to a false positive rate of 0.1, standardised so that chance is 0.5. nan
+    where a domain or a class is absent.
     """
     scores = np.asarray(scores, dtype=float)
     if not all(np.isin(flags, (0, 1)).all() for flags in (is_normal, is_target)):
         raise ValueError("is_normal and is_target must be bool or 0/1")  # nan would count as true
     normal, target = np.asarray(is_normal).astype(bool), np.asarray(is_target).astype(bool)
     if not len(scores) == len(normal) == len(target):
-        raise ValueError(
-            f"scores, is_normal, is_target differ in length: {len(scores)}, {len(normal)}, {len(target)}"
-        )
+        lengths = f"{len(scores)}, {len(normal)}, {len(target)}"
+        raise ValueError(f"scores, is_normal, is_target differ in length: {lengths}")
     if np.isnan(scores).any():
         raise ValueError(f"{np.isnan(scores).sum()} of {len(scores)} scores are nan")
     domains = {"source": ~target, "target": target}
@@ -56,5 +57,8 @@ def evaluate(scores: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray) -
 
 
 def challenge_score(results: list[dict[str, float]]) -> float:
-    """Harmonic mean over all 3 x M official values of M machines (not the mean of the machines' means)."""
+    """Harmonic mean over all 3 x M official values of M machines.
+
+    It is not the mean of the machines' means.
+    """
     return harmonic_mean([result[name] for result in results for name in OFFICIAL])

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from unlabeledasd.augment import exchange_features, mix_at_snr, mixup, stretch
+from unlabeledasd.errors import check_range
+from unlabeledasd.fast.graph import GraphedExtractor
 from unlabeledasd.networks import BRANCH_SIZE, MultiResolutionNet, TripletNet
 from unlabeledasd.waveforms import to_float
 
@@ -33,8 +35,10 @@ class DiscriminativeModule(pl.LightningModule):
         seed: int,
     ):
         super().__init__()
+        check_range("mixup_prob", mixup_prob, 0, 1)
         self.n_classes = n_classes
         self.extractor = extractor
+        self.graphed: GraphedExtractor | None = None  # on a GPU, how training calls it
         self.loss = loss(embedding_size=extractor.embedding_size, n_classes=n_classes)
         self.make_optimizer = optimizer
         self.mixup_prob = mixup_prob
@@ -53,7 +57,7 @@ class DiscriminativeModule(pl.LightningModule):
         classes = torch.arange(self.n_classes, device=labels.device)
         soft_labels = (labels[:, None] == classes).float()  # F.one_hot would wait for a GPU
         wave, soft_labels = mixup(to_float(wave), soft_labels, self.mixup_prob, self.generator)
-        embedding, branches = self.extractor(wave)
+        embedding, branches = (self.graphed or self.extractor)(wave)
         with torch.autocast(wave.device.type, enabled=False):
             losses = self.losses(embedding, branches, soft_labels)
         total = torch.stack([*losses.values()]).sum()
@@ -87,6 +91,7 @@ class SubspaceLossModule(DiscriminativeModule):
         seed: int = 0,
     ):
         super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed)
+        check_range("subspace_weight", subspace_weight, 0)
         self.subspace_weight = subspace_weight
         n_heads = extractor.n_branches if subspace_weight else 0
         self.branch_losses = nn.ModuleList(
@@ -125,6 +130,8 @@ class FeatExModule(DiscriminativeModule):
         seed: int = 0,
     ):
         super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed)
+        check_range("featex_weight", featex_weight, 0)
+        check_range("featex_prob", featex_prob, 0, 1)
         self.featex_weight, self.featex_prob = featex_weight, featex_prob
         n_exchanged = n_classes * (extractor.n_branches + 1)
         self.exchanged_loss = loss(
@@ -161,6 +168,10 @@ class TripletModule(pl.LightningModule):
         seed: int = 0,
     ):
         super().__init__()
+        check_range("margin", margin, 0)
+        check_range("noise_prob", noise_prob, 0, 1)
+        for interval in stretch_ratios:
+            check_range("stretch_ratios", interval, 0.01, 100)
         self.extractor = extractor
         self.make_optimizer = optimizer
         self.margin, self.noise_prob = margin, noise_prob

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlabeledasd.errors import InputError
+from unlabeledasd.errors import InputError, check_range
 from unlabeledasd.spectra import StftMagnitude, spectrum_magnitude
 
 BRANCH_SIZE = 128  # dimensions of a branch's embedding
@@ -173,6 +173,8 @@ class MultiResolutionNet(nn.Module):
         time_mean_removed: Sequence[int] = (),
     ):
         super().__init__()
+        check_range("n_ffts", n_ffts, 32, 2**16)
+        check_range("sample_rate", sample_rate, 1)
         self.n_samples = round(clip_seconds * sample_rate)
         least = least_samples()
         if self.n_samples < least:
@@ -195,8 +197,14 @@ class MultiResolutionNet(nn.Module):
         if wave.dim() != 2 or wave.shape[1] != self.n_samples:
             shape = tuple(wave.shape)
             raise InputError(f"waveforms of shape {shape}: expected (batch, {self.n_samples})")
-        branches = [self.spectrum(spectrum_magnitude(wave)), *(stft(wave) for stft in self.stfts)]
+        stfts = [branch.stft(wave) for branch in self.stfts]
+        branches = self.encode(spectrum_magnitude(wave), stfts)
         return torch.cat(branches, dim=1), branches
+
+    def encode(self, spectrum: Tensor, stfts: Sequence[Tensor]) -> list[Tensor]:
+        """Spectrum (B, F) and STFT magnitudes (B, F, frames) -> the parts of the embedding."""
+        pairs = zip(self.stfts, stfts, strict=True)
+        return [self.spectrum(spectrum), *(branch.encode(stft) for branch, stft in pairs)]
 
 
 class TripletNet(StftBranch):
@@ -212,6 +220,7 @@ class TripletNet(StftBranch):
         sample_rate: int = 16000,
         band_hz: Sequence[float] = (200, 8000),
     ):
+        check_range("n_fft", n_fft, 32, 2**16)
         super().__init__(n_fft, sample_rate, band_hz, time_mean_removed=True)
         self.n_samples = round(clip_seconds * sample_rate)
         self.embedding_size = BRANCH_SIZE

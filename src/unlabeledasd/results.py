@@ -1,58 +1,120 @@
-"""The score and result CSVs of a run: their columns, reading, writing, averaging."""
+"""The score and result CSVs of a run: names, columns, reading, writing, averaging, a summary.
 
+A machine's folder `infer/version_<version>/` contains, for each scored epoch and for their mean
+(stem `epoch12`, ..., and `ensemble`):
+
+    <stem>_{train,held_out,test}_score.csv   path, is_normal, is_target, a column AS-<...> a scorer
+    <stem>_test_result.csv                   post_process (the score column), its metrics
+    <stem>_map.csv                           path, x, y: a plane of the embeddings
+
+The first score column is the default scorer's, which the metrics of reports are taken from.
+A flag that is not known is an empty cell. Where a test clip has one, there is no result CSV.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from unlabeledasd.clips import UNKNOWN
+from unlabeledasd.clip_names import UNKNOWN
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_csv
 from unlabeledasd.metrics import OFFICIAL, challenge_score, evaluate
-from unlabeledasd.runs.checkpoints import load_extractor as load_extractor
 from unlabeledasd.runs.folder import Run
 
 ENSEMBLE = "ensemble"
-
-
+PREFIX = "AS-"  # of score columns
 CLIP_COLUMNS = ["path", "is_normal", "is_target"]
-
-
 TRAIN_SPLITS = ("train", "held_out")
 
 
+def csv_path(folder: Path, stem: str, kind: str) -> Path:
+    """kind: {train,held_out,test}_score, test_result or map."""
+    return folder / f"{stem}_{kind}.csv"
+
+
+def find_csv(run: Run, machine: str, version: str, kind: str) -> Path | None:
+    """The CSV of `kind` in a version: the ensemble's, else the only one; None without."""
+    folder = run.version(machine, version)
+    ensemble = csv_path(folder, ENSEMBLE, kind)
+    files = [ensemble] if ensemble.is_file() else sorted(folder.glob(f"*_{kind}.csv"))
+    return files[0] if len(files) == 1 else None
+
+
 def flags(column: pd.Series, value: str) -> pd.Series:
-    """1 where `column` is `value`, 0 where it is something else, empty where it is unknown."""
+    """1 where `column` is `value`, 0 where it is another, empty where it is unknown."""
     return (column == value).astype("Int64").mask(column == UNKNOWN)
 
 
-def score_table(clips: pd.DataFrame, columns: dict[str, np.ndarray]) -> pd.DataFrame:
+def score_table(clips: pd.DataFrame, scores: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """A score CSV's content; clips: the clip table (N rows); scores: column -> (N,)."""
     is_normal, is_target = flags(clips.condition, "normal"), flags(clips.domain, "target")
-    return pd.DataFrame(
-        {"path": clips.path, "is_normal": is_normal, "is_target": is_target, **columns}
-    )
+    table = {"path": clips.path, "is_normal": is_normal, "is_target": is_target}
+    return pd.DataFrame({**table, **scores})
 
 
-def write_scores(folder: Path, stem: str, split: str, scores: pd.DataFrame) -> None:
-    """Write `<stem>_<split>_score.csv`, and for test clips whose flags are all known `<stem>_test_result.csv`."""
-    write_csv(folder / f"{stem}_{split}_score.csv", scores)
-    if split == "test" and scores[CLIP_COLUMNS].notna().all(axis=None):
-        columns = [column for column in scores if column.startswith("AS-")]
-        results = [
-            {"post_process": c, **evaluate(scores[c], scores.is_normal, scores.is_target)}
-            for c in columns
+def score_columns(table: pd.DataFrame) -> list[str]:
+    return [column for column in table if column.startswith(PREFIX)]
+
+
+def write_scores(folder: Path, stem: str, split: str, table: pd.DataFrame) -> None:
+    """Write `<stem>_<split>_score.csv`; for test clips of known flags also their metrics."""
+    write_csv(csv_path(folder, stem, f"{split}_score"), table)
+    if split == "test" and table[CLIP_COLUMNS].notna().all(axis=None):
+        rows = [
+            {"post_process": column, **evaluate(table[column], table.is_normal, table.is_target)}
+            for column in score_columns(table)
         ]
-        write_csv(folder / f"{stem}_test_result.csv", pd.DataFrame(results))
+        write_csv(csv_path(folder, stem, "test_result"), pd.DataFrame(rows))
 
 
-def average_scores(run: Run, sources: list[tuple[str, str]], version: str, column: str) -> None:
-    """Write the mean of `column` over `sources`, (version, stem) each, as column AS-ensemble of `version`.
+def read_scores(file: Path, column: str | None = None) -> pd.DataFrame:
+    """Columns path, is_normal, is_target (nullable integers) and score, of one score column.
 
-    All machines that have the first source; InputError where another lacks it, or lists other clips.
+    column: None takes the first. InputError where the file or the column is missing, or where a
+    score is not finite.
+    """
+    if not file.is_file():
+        raise InputError(f"{file}: no such score CSV")
+    try:
+        table = pd.read_csv(file, dtype={"is_normal": "Int64", "is_target": "Int64"})
+    except ValueError as error:
+        raise InputError(f"{file}: cannot be read as a score CSV ({error})") from None
+    columns = score_columns(table)
+    if lacking := [name for name in CLIP_COLUMNS if name not in table]:
+        raise InputError(f"{file}: no column {', '.join(lacking)}; it has {', '.join(table)}")
+    column = column or next(iter(columns), f"{PREFIX}...")
+    if column not in table:
+        raise InputError(f"{file}: no column {column}, it has {', '.join(columns)}")
+    scores = pd.to_numeric(table[column], errors="coerce")
+    if bad := int((~np.isfinite(scores)).sum()):
+        raise InputError(f"{file}: {bad} scores of column {column} are not finite numbers")
+    return table[CLIP_COLUMNS].assign(score=scores)
+
+
+def read_metrics(file: Path) -> dict[str, float]:
+    """The first row of a result CSV, metrics.evaluate of the default scorer's test scores."""
+    try:
+        row = pd.read_csv(file).iloc[0].drop("post_process")
+        metrics = {name: float(value) for name, value in row.items()}
+        return {**{name: metrics[name] for name in ("hmean_official", *OFFICIAL)}, **metrics}
+    except (ValueError, LookupError) as error:
+        raise InputError(f"{file}: cannot be read as a result CSV ({error})") from None
+
+
+def average_scores(run: Run, sources: Sequence[tuple[str, str]], version: str, column: str) -> None:
+    """Write the mean of `column` over `sources`, (version, stem) each, to `version`, AS-ensemble.
+
+    Of all machines that have scores of the first source; InputError where another source lacks
+    a machine, or lists other clips.
     """
     for machine in run.machines(sources[0][0]):
         for split in (*TRAIN_SPLITS, "test"):
-            files = [run.version(machine, v) / f"{stem}_{split}_score.csv" for v, stem in sources]
+            files = [
+                csv_path(run.version(machine, source), stem, f"{split}_score")
+                for source, stem in sources
+            ]
             if split in TRAIN_SPLITS and not files[0].is_file():
                 continue  # scored without training clips
             tables = [read_scores(file, column) for file in files]
@@ -60,64 +122,40 @@ def average_scores(run: Run, sources: list[tuple[str, str]], version: str, colum
             for file, table in zip(files, tables, strict=True):
                 if not table[CLIP_COLUMNS].equals(clips):
                     raise InputError(f"{file}: its clips or flags differ from those of {files[0]}")
-            mean = np.mean([table[column] for table in tables], axis=0)
-            write_scores(
-                run.version(machine, version),
-                ENSEMBLE,
-                split,
-                clips.assign(**{f"AS-{ENSEMBLE}": mean}),
-            )
+            mean = np.mean([table.score for table in tables], axis=0)
+            averaged = clips.assign(**{f"{PREFIX}{ENSEMBLE}": mean})
+            write_scores(run.version(machine, version), ENSEMBLE, split, averaged)
 
 
-def read_scores(file: Path, column: str) -> pd.DataFrame:
-    """A score CSV with the flags as nullable integers; InputError where the file or `column` is missing."""
-    if not file.is_file():
-        raise InputError(f"{file}: no such score CSV")
-    try:
-        table = pd.read_csv(file, dtype={"is_normal": "Int64", "is_target": "Int64"})
-    except ValueError as error:
-        raise InputError(f"{file}: cannot be read as a score CSV ({error})") from None
-    if column not in table:
-        raise InputError(
-            f"{file}: no column {column}, it has {', '.join(c for c in table if c.startswith('AS-'))}"
-        )
-    if bad := int((~np.isfinite(pd.to_numeric(table[column], errors="coerce"))).sum()):
-        raise InputError(f"{file}: {bad} scores of column {column} are no finite numbers")
-    return table
+def report(run: Run, version: str, machines: Sequence[str]) -> str:
+    """The official metrics of each machine and the challenge score, as text to print.
 
-
-def report(run: Run, version: str, stem: str, machines: list[str]) -> str:
-    """The official figures of each machine and the challenge score, as text; one line for what does not exist."""
-    files = {
-        machine: run.version(machine, version) / f"{stem}_test_result.csv" for machine in machines
-    }
-    rows = {machine: pd.read_csv(file).iloc[0] for machine, file in files.items() if file.is_file()}
-    unknown = ", ".join(machine for machine in files if machine not in rows)
-    notes = [
-        f"{unknown}: test clips of unknown condition or domain; scores were written, no figures"
-    ] * bool(unknown)
-    names = ["hmean_official", *OFFICIAL]
-
-    def line(head: str, values: list) -> str:
-        cells = [
-            value if isinstance(value, str) else "-" if np.isnan(value) else f"{value:.4f}"
-            for value in values
-        ]
-        return f"{head:20}" + "".join(f"{cell:>18}" for cell in cells)
-
-    lines = [
-        line("machine", names),
-        *(line(machine, row[names].tolist()) for machine, row in rows.items()),
-    ]
-    empty = {name: [m for m, row in rows.items() if np.isnan(row[name])] for name in OFFICIAL}
-    for name, lacking in empty.items():
-        if lacking:
-            notes.append(
-                f"{name} does not exist for {', '.join(lacking)}: no such normal or anomalous test clips"
-            )
+    Metrics that do not exist are named, with the reason.
+    """
+    files = {machine: find_csv(run, machine, version, "test_result") for machine in machines}
+    rows = {machine: read_metrics(file) for machine, file in files.items() if file}
+    lines = []
     if rows:
-        lines.append(
-            line("challenge score", [challenge_score([dict(row) for row in rows.values()])])
-        )
-    where = f"CSVs: {run.folder}/<machine>/infer/version_{version}/"
-    return "\n".join([*(lines if rows else []), *notes, where])
+        names = ["hmean_official", *OFFICIAL]
+        lines.append(report_line("machine", names))
+        for machine, row in rows.items():
+            lines.append(report_line(machine, [metric_cell(row[name]) for name in names]))
+        score = metric_cell(challenge_score(list(rows.values())))
+        lines.append(report_line("challenge score", [score]))
+    if unknown := [machine for machine in machines if machine not in rows]:
+        reason = "test clips of unknown condition or domain; scores were written, no metrics"
+        lines.append(f"{', '.join(unknown)}: {reason}")
+    for name in OFFICIAL:
+        if lacking := [machine for machine, row in rows.items() if np.isnan(row[name])]:
+            reason = "no such normal or anomalous test clips"
+            lines.append(f"{name} does not exist for {', '.join(lacking)}: {reason}")
+    lines.append(f"CSVs: {run.folder}/<machine>/infer/version_{version}/")
+    return "\n".join(lines)
+
+
+def report_line(head: str, cells: Sequence[str]) -> str:
+    return f"{head:20}" + "".join(f"{cell:>18}" for cell in cells)
+
+
+def metric_cell(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4f}"

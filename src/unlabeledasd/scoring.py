@@ -5,17 +5,18 @@ Its learned arrays (the attributes that end in "_") are all it needs to score.
 """
 
 import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cache
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.cluster import KMeans
 from sklearn.exceptions import NotFittedError
 from sklearn.preprocessing import normalize
 from threadpoolctl import ThreadpoolController
 
-from unlabeledasd.errors import InputError
+from unlabeledasd.errors import check_range
 
 
 @cache  # its constructor reads the list of all libraries
@@ -44,8 +45,7 @@ class TargetKmeansCos(BaseEstimator):
     """
 
     def __init__(self, n_clusters: int = 16):
-        if n_clusters < 1:
-            raise InputError(f"n_clusters={n_clusters}: at least 1")
+        check_range("n_clusters", n_clusters, 1)
         self.n_clusters = n_clusters
 
     @property
@@ -72,6 +72,21 @@ class TargetKmeansCos(BaseEstimator):
         """embedding (N, D) or (N, P, D), normalised here -> anomaly scores (N,), in [0, 2]."""
         if not hasattr(self, "centers_"):
             raise NotFittedError("TargetKmeansCos.score before fit")
-        return (1 - unit_rows(embedding) @ np.concatenate([self.centers_, self.targets_]).T).min(
-            axis=1
-        )
+        references = np.concatenate([self.centers_, self.targets_])
+        return (1 - unit_rows(embedding) @ references.T).min(axis=1)
+
+
+def learned_arrays(scorer: BaseEstimator) -> dict[str, np.ndarray]:
+    """What a fitted scorer learned: its attributes that end in "_", by name."""
+    return {name: value for name, value in vars(scorer).items() if name.endswith("_")}
+
+
+def restore(
+    scorer: BaseEstimator, arrays: Mapping[str, np.ndarray], prefix: str = ""
+) -> BaseEstimator:
+    """A fitted copy of `scorer`: it gets the arrays of the names that begin with `prefix`."""
+    fitted = clone(scorer)
+    for name, value in arrays.items():
+        if name.startswith(prefix):
+            setattr(fitted, name.removeprefix(prefix), value)
+    return fitted

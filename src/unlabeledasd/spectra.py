@@ -6,7 +6,7 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from unlabeledasd.errors import InputError
+from unlabeledasd.errors import InputError, check_range
 
 
 def magnitude(spectrum: Tensor) -> Tensor:
@@ -31,6 +31,9 @@ class StftMagnitude(nn.Module):
         self, n_fft: int, sample_rate: int = 16000, band_hz: Sequence[float] = (200, 8000)
     ):
         super().__init__()
+        check_range("n_fft", n_fft, 2, 2**16)
+        check_range("sample_rate", sample_rate, 1)
+        check_range("band_hz", band_hz, 0)
         low, high = band_hz
         frequencies = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * sample_rate / n_fft
         bins = torch.nonzero((frequencies >= low) & (frequencies <= high)).flatten()

@@ -90,38 +90,43 @@ def inspect_clip(path: Path, sample_rate: int, channel: int | None = None) -> Cl
 
 
 def check_clips(root: Path, paths: list[str], sample_rate: int, channel: int | None = None) -> None:
-    """Look at every clip, so that a bad one is reported before training starts; 0.3 ms a clip.
+    """Look at every clip, so that a bad one is reported before training starts.
 
-    A recording in two machines' folders is refused. What a user should know of clips that are used
-    is printed, one line for each kind.
+    What a user should know of clips that are used is printed, one line for each kind.
     """
-    twins, notes = Twins(root, channel), ClipNotes()
+    review = ClipReview(root, channel)
     for path in tqdm(paths, desc="checking clips", unit="clip", leave=False):
-        facts = inspect_clip(root / path, sample_rate, channel)
-        for text in facts.notes:
-            notes.add(root / path, text)
-        if facts.head and (other := twins.earlier(path, facts.head)):
-            if other.split("/")[0] != path.split("/")[0]:
-                raise InputError(
-                    f"{root / path}: the same recording as {other}; a clip belongs to one machine"
-                )
-            notes.add(root / path, f"the same recording as {other}; both are used", "twins")
-    for line in notes.lines():
+        review.add(path, inspect_clip(root / path, sample_rate, channel))
+    for line in review.notes():
         print(line)
 
 
-class Twins:
-    """Finds clips of equal samples."""
+class ClipReview:
+    """What clips, added one by one, say together: notes of one kind, and equal recordings."""
 
     def __init__(self, root: Path, channel: int | None):
         self.root, self.channel = root, channel
-        self.first: dict[bytes, str] = {}  # by the hash of the first samples
-        self.whole: dict[
-            bytes, str
-        ] = {}  # by the hash of all samples, where that of the first is not enough
+        self.found: dict[str, list[str]] = {}  # kind of note -> notes
+        self.first: dict[bytes, str] = {}  # hash of the first samples -> clip
+        self.whole: dict[bytes, str] = {}  # hash of all samples, where that one is not enough
 
-    def earlier(self, path: str, head: bytes) -> str | None:
-        """A clip that was asked about before and has the samples of `path`."""
+    def add(self, path: str, facts: ClipFacts) -> None:
+        """InputError where the recording is in another machine's folder too."""
+        for text in facts.notes:
+            self.note(path, text, kind=re.sub(r"\d[\w.,+-]*", "", text))
+        twin = self.twin(path, facts.head) if facts.head else None
+        if twin and twin.split("/")[0] != path.split("/")[0]:
+            raise InputError(
+                f"{self.root / path}: the same recording as {twin}; a clip belongs to one machine"
+            )
+        if twin:
+            self.note(path, f"the same recording as {twin}; both are used", kind="twins")
+
+    def note(self, path: str, text: str, kind: str) -> None:
+        self.found.setdefault(kind, []).append(f"note: {self.root / path}: {text}")
+
+    def twin(self, path: str, head: bytes) -> str | None:
+        """A clip that was added before and has the samples of `path`."""
         first = self.first.setdefault(head, path)
         if first == path:
             return None
@@ -133,20 +138,8 @@ class Twins:
         wave = read_clip(self.root / path, self.channel)
         return hashlib.blake2b(wave.tobytes(), digest_size=16).digest()
 
-
-class ClipNotes:
-    """Notes on clips, of which equal ones are printed once."""
-
-    def __init__(self) -> None:
-        self.found: dict[str, list[str]] = {}  # kind -> lines
-
-    def add(self, path: object, text: str, kind: str | None = None) -> None:
-        """kind: of notes that are one; None: the text without its numbers."""
-        kind = kind or re.sub(r"\d[\w.,+-]*", "", text)
-        self.found.setdefault(kind, []).append(f"note: {path}: {text}")
-
-    def lines(self) -> list[str]:
-        """The first of each kind, with their number."""
+    def notes(self) -> list[str]:
+        """The first note of each kind, with their number."""
         return [
             lines[0] + (f" ({len(lines)} such clips)" if len(lines) > 1 else "")
             for lines in self.found.values()

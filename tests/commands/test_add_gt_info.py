@@ -20,8 +20,8 @@ from conftest import ROOT, SHARED, files_below
 from renaming import full_name, read_lists
 from settings import datasets as dataset_facts
 from unlabeledasd.clips import index_clips
-from unlabeledasd.errors import InputError, RunHeld
-from unlabeledasd.runs.locks import holding
+from unlabeledasd.errors import InputError, RunLocked
+from unlabeledasd.runs.locks import locked
 
 OFFICIAL = SHARED / "data/ground_truth"
 needs_official = pytest.mark.skipif(
@@ -313,7 +313,7 @@ def test_names_of_other_tools_are_taken_up(data_dir):
 
 
 def test_one_process_at_a_time(data_dir):
-    with holding(data_dir / "tiny", data_dir / "tiny" / ".lock"), pytest.raises(RunHeld):
+    with locked(data_dir / "tiny", data_dir / "tiny" / ".lock"), pytest.raises(RunLocked):
         add(data_dir)
 
 

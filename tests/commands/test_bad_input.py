@@ -328,15 +328,19 @@ def as_nobody(place, spoil) -> int:
             try:
                 if not os.access(ROOT / "src/config", os.X_OK, effective_ids=True):
                     pytest.skip("nobody may not read this checkout")
-                return moved.train("check=" + str(spoil is forbid_reading).lower())
+                return moved.train("check=" + str(spoil is not forbid_writing).lower())
             finally:
                 os.seteuid(0)
     spoil(place)
-    return place.train("check=" + str(spoil is forbid_reading).lower())
+    return place.train("check=" + str(spoil is not forbid_writing).lower())
 
 
 def forbid_reading(place):
     place.clip.chmod(0)
+
+
+def forbid_listing(place):
+    place.clip.parent.chmod(0)
 
 
 def forbid_writing(place):
@@ -373,6 +377,30 @@ def _(place):
 def _(place):
     for file in (place.raw / "fan/train").iterdir():
         file.unlink()
+    return place.check()
+
+
+@case("files that are no clips")
+def _(place):
+    for name in ("a.mp3", "b.mp3", ".x.wav", "b.wav.part"):
+        place.clip.with_name(name).touch()
+    return place.check()
+
+
+@case("a folder that links to itself")
+def _(place):
+    place.clip.with_name("again").symlink_to(".")
+    return place.check()
+
+
+@case("a folder without read permission")
+def _(place):
+    return as_nobody(place, forbid_listing)
+
+
+@case("a name that is not UTF-8")
+def _(place):
+    place.clip.rename(place.clip.with_name(os.fsdecode(b"L\xfcfter.wav")))
     return place.check()
 
 

@@ -1,5 +1,6 @@
 """preprocess/check_data.py: the table, what it finds, and its exit status."""
 
+import itertools
 import os
 import re
 import subprocess
@@ -36,6 +37,7 @@ def data_dir(tmp_path, monkeypatch) -> Path:
         (config / f"{name}.yaml").write_text((dataset_facts.CONFIG / f"{name}.yaml").read_text())
     (config / "tiny.yaml").write_text(TINY)
     monkeypatch.setattr(dataset_facts, "CONFIG", config)
+    seed = itertools.count()
     for machine, attribute, normal in (("fan", "vel_1", 2), ("saw", "noAttribute", 3)):
         for kind, count in (
             ("source_train_normal", 3),
@@ -48,6 +50,7 @@ def data_dir(tmp_path, monkeypatch) -> Path:
                 write_wav(
                     raw(tmp_path) / machine / kind.split("_")[1] / name,
                     seconds=0.1 + 0.1 * (i == 1),
+                    seed=next(seed),
                 )
     return tmp_path
 
@@ -160,7 +163,7 @@ def test_what_is_wrong_is_told(data_dir, capsys, spoil, words):
     printed = capsys.readouterr().out
     for word in words:
         assert word.format(raw=raw(data_dir)) in printed
-    assert re.search(r"tiny: \d+ clips, 0\.00 GB: not ready, \d to mend\n$", printed)
+    assert re.search(r"tiny: \d+ clips, 0\.00 GB: not ready, \d to fix\n$", printed)
 
 
 def test_many_bad_files_are_counted(data_dir, capsys, monkeypatch):
@@ -175,7 +178,9 @@ def test_many_bad_files_are_counted(data_dir, capsys, monkeypatch):
 
 @pytest.mark.parametrize("published", [True, False])
 def test_bare_names(data_dir, capsys, monkeypatch, published):
-    """Where ground truth is published, experiments wait for it; where it is not, there are scores at least."""
+    """Where ground truth is published, experiments wait for it; where it is not, there are scores
+    at least.
+    """
     monkeypatch.setattr(check_data, "is_published", lambda dataset: published)
     rename_saw(data_dir)
     assert check(data_dir) == published
@@ -200,7 +205,8 @@ def test_own_recordings(data_dir, capsys):
         "test/anomaly/e.wav",
         "test/f.wav",
     ):
-        write_wav(data_dir / "own/all/raw/press" / name, seconds=0.1)
+        file = data_dir / "own/all/raw/press" / name
+        write_wav(file, seconds=0.1, seed=ord(file.stem[-1]))
     assert check(data_dir, "folder:own") == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[1].split() == [
@@ -244,7 +250,9 @@ def test_arguments(data_dir, arguments, message):
 
 @pytest.mark.slow
 def test_20000_files_in_seconds(tmp_path):
-    """The script as a whole, on as many files as an official dataset has: dcase2024, one machine more."""
+    """The script as a whole, on as many files as an official dataset has: dcase2024, one machine
+    more.
+    """
     dataset = dataset_facts.load_dataset("dcase2024")
     soundfile.write(tmp_path / "clip.wav", np.zeros(100, dtype="int16"), 16000)
     content, count = (tmp_path / "clip.wav").read_bytes(), 0
@@ -285,11 +293,11 @@ def test_training_says_where_ground_truth_is_missing(run_on_bare_names, tmp_path
     assert run_on_bare_names("check=true") == 0
     printed = capsys.readouterr().out
     assert (
-        "saw: test clips without ground truth in their names; they get scores, but no figures."
+        "saw: test clips without ground truth in their names; they get scores, but no metrics."
         in printed
     )
     assert (
-        f"To have figures: DATA_DIR={tmp_path} preprocess/add_gt_info.sh own, and after training"
+        f"To have metrics: DATA_DIR={tmp_path} preprocess/add_gt_info.sh own, and after training"
         in printed
     )
 
@@ -297,7 +305,7 @@ def test_training_says_where_ground_truth_is_missing(run_on_bare_names, tmp_path
 @pytest.mark.slow
 def test_scores_without_ground_truth(run_on_bare_names, tmp_path, capsys):
     assert run_on_bare_names("+trainer.limit_train_batches=2") == 0
-    assert capsys.readouterr().out.count("To have figures: ") == 2  # before and after
+    assert capsys.readouterr().out.count("To have metrics: ") == 2  # before and after
     run = tmp_path / "results/own/na_1024_1"
     assert (run / "saw/infer/version_epoch1/epoch1_test_score.csv").is_file()
     assert not (run / "saw/infer/version_epoch1/epoch1_test_result.csv").exists()

@@ -22,8 +22,8 @@ import download
 import fetching
 from conftest import ROOT, files_below
 from settings import datasets as dataset_facts
-from unlabeledasd.errors import InputError, RunHeld
-from unlabeledasd.runs.locks import holding
+from unlabeledasd.errors import InputError, RunLocked
+from unlabeledasd.runs.locks import locked
 
 TINY = """
 defaults: [base]
@@ -425,8 +425,8 @@ def test_several_at_once(zenodo, data_dir):
 
 def test_one_process_at_a_time(zenodo, data_dir):
     with (
-        holding(data_dir / "tiny", data_dir / "tiny/.lock"),
-        pytest.raises(RunHeld, match="held by host"),
+        locked(data_dir / "tiny", data_dir / "tiny/.lock"),
+        pytest.raises(RunLocked, match="locked by process"),
     ):
         fetch(data_dir)
 

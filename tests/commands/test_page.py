@@ -405,5 +405,5 @@ def test_size_and_loading_time(tmp_path, monkeypatch):
 
 
 def test_page_names_nothing_of_the_network():
-    for file in (ROOT / "src/html").iterdir():
+    for file in (ROOT / "src/reporting/html").iterdir():
         assert "http" not in file.read_text().replace("http-equiv", "")

@@ -22,13 +22,13 @@ import train
 from conftest import ROOT, SECONDS, call, compose, files_below, tiny, write_wav
 from settings.build import build
 from unlabeledasd import evaluation
-from unlabeledasd.clips import parse_clip
+from unlabeledasd.clip_names import parse_clip
 from unlabeledasd.files import write_npz, write_text
 from unlabeledasd.labels import Labels
 from unlabeledasd.pseudo.label_file import PseudoLabels, fingerprint
 from unlabeledasd.runs.checkpoints import load_extractor
 from unlabeledasd.runs.folder import Run
-from unlabeledasd.runs.locks import holding
+from unlabeledasd.runs.locks import locked
 
 RUNS = {"class": "subloss_0256_4096_1", "triplet": "triplet_fan_1"}
 EPOCHS = {"class": 14, "triplet": 6}
@@ -323,14 +323,14 @@ def test_labels_go_when_what_they_were_made_from_does(embedded, settings, tmp_pa
 def test_two_at_once(embedded, settings, tmp_path, monkeypatch, capsys):
     folder = embedded.parents[1]
     run = make_teacher(tmp_path / "results", "class")
-    with holding(folder, folder / "lock"):
+    with locked(folder, folder / "lock"):
         for script in (embed, cluster):
             assert call(script, monkeypatch, *settings("class")) == 3
-            assert f"{folder}: held by host" in capsys.readouterr().err
+            assert f"{folder}: locked by process" in capsys.readouterr().err
     run.checkpoint(14).unlink()
     with run.claim():  # in training
         assert call(embed, monkeypatch, *settings("class")) == 3
-        assert f"{run.folder}: held by host" in capsys.readouterr().err
+        assert f"{run.folder}: locked by process" in capsys.readouterr().err
 
 
 def test_damaged_embeddings(embedded, settings, tmp_path, monkeypatch, capsys):

@@ -178,7 +178,7 @@ def test_finished_runs_without_figures_are_named(results):
     done = call_report(
         results, "--seeds", "1", "--datasets", "own", "--methods", "na_1024", "--version", "late"
     )
-    assert f"{results}/own/na_1024_1: no figures of any machine in version late" in done.stdout
+    assert f"{results}/own/na_1024_1: no metrics of any machine in version late" in done.stdout
     assert "Missing runs" not in done.stdout
 
 

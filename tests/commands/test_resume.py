@@ -87,19 +87,19 @@ def flip(path):
     ("damage", "begins", "warning"),
     [
         (lambda run: None, 2, ""),
-        (lambda run: truncate(run.last_checkpoint), 1, "last.ckpt: damaged"),
-        (lambda run: flip(run.last_checkpoint), 1, "last.ckpt: damaged"),
+        (lambda run: truncate(run.last_checkpoint), 1, "last.ckpt: corrupt"),
+        (lambda run: flip(run.last_checkpoint), 1, "last.ckpt: corrupt"),
         (lambda run: run.last_checkpoint.unlink(), 1, ""),  # killed between two renames
         (
             lambda run: [flip(run.last_checkpoint), truncate(run.previous_checkpoint)],
             0,
-            "previous.ckpt: damaged",
+            "previous.ckpt: corrupt",
         ),
-        (lambda run: torch.save({"epoch": Stop}, run.last_checkpoint), 1, "last.ckpt: damaged"),
+        (lambda run: torch.save({"epoch": Stop}, run.last_checkpoint), 1, "last.ckpt: corrupt"),
         (
             lambda run: flip(run.checkpoint(1)),
             0,
-            "epoch1.ckpt: damaged, its epoch is trained again",
+            "epoch1.ckpt: corrupt, training this epoch again",
         ),
     ],
     ids=["whole", "truncated", "flipped", "missing", "both", "pickle", "kept"],
@@ -157,7 +157,7 @@ def test_a_damaged_checkpoint_is_not_scored(run, copy, data_dir, monkeypatch, ca
         call(infer, monkeypatch, f"run={damaged.folder}", "name=x", "epochs=[3]", "accelerator=cpu")
         == 1
     )
-    assert "epoch3.ckpt: damaged or not a checkpoint" in capsys.readouterr().err
+    assert "epoch3.ckpt: corrupt or not a checkpoint" in capsys.readouterr().err
     assert not list(damaged.folder.glob("*/infer/version_x/*.csv"))
 
 
@@ -211,7 +211,7 @@ def test_done_marker(run):
             "labels.json: changed after the run was finished",
         ),
         (lambda run: run.config.unlink(), "config.yaml is missing"),
-        (lambda run: run.done_marker.write_text("{"), "done: damaged"),
+        (lambda run: run.done_marker.write_text("{"), "done: corrupt"),
     ],
 )
 def test_a_finished_run_that_was_changed(run, copy, data_dir, monkeypatch, capsys, spoil, message):

@@ -464,9 +464,9 @@ def test_time_mean_is_removed_in_the_graph(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("card.json", b"{}", "damaged, or not what this version writes (KeyError 'epochs')"),
-        ("card.json", b"[]", "damaged, or not what this version writes (TypeError"),
-        ("card.json", b"no json", "damaged, or not what this version writes (JSONDecodeError"),
+        ("card.json", b"{}", "corrupt, or not what this version writes (KeyError 'epochs')"),
+        ("card.json", b"[]", "corrupt, or not what this version writes (TypeError"),
+        ("card.json", b"no json", "corrupt, or not what this version writes (JSONDecodeError"),
         ("scorers.npz", b"PK", "scorers.npz: cannot be read as arrays"),
         ("epoch1.onnx", b"no network", "epoch1.onnx: not a network that onnxruntime can load"),
     ],
@@ -512,7 +512,7 @@ def test_neither_a_run_nor_an_export_can_name_another_class(run, exported, tmp_p
 def test_export_does_not_overwrite(run, exported, tmp_path):
     done = call(export, run.folder, exported)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert "is there already and not empty" in done.stderr
+    assert "exists and is not empty" in done.stderr
     done = call(export, tmp_path, tmp_path / "out")
     assert "no finished run there" in done.stderr
     assert not (tmp_path / "out").exists()

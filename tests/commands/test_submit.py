@@ -269,7 +269,7 @@ def empty(table, _):
         (drop, "Scanner: scores of 199 test clips, dcase2024 has 200"),
         (shift_last, "Scanner: no score of section_00_0199.wav, but of clips after it"),
         (double, "Scanner: 1 clips have the name of another"),
-        (empty, r"ensemble_test_score.csv: 1 empty scores"),
+        (empty, r"ensemble_test_score.csv: 1 scores of column AS-ensemble are not finite"),
     ],
 )
 def test_incomplete_scores(run, tmp_path, spoil, message):

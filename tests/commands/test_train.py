@@ -190,12 +190,12 @@ def test_finished_run_is_left_alone(run, data_dir, monkeypatch, capsys):
         call(train, monkeypatch, *tiny(data_dir, run.folder.parents[1], method="subloss_0256_4096"))
         == 0
     )
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished, skipping" in capsys.readouterr().out
     assert files_below(run.folder) == before
 
 
 def test_run_held_elsewhere(run, data_dir, monkeypatch, capsys):
-    program = f"from unlabeledasd.runs import Run\nwith Run({str(run.folder)!r}).claim(): print(flush=True); input()"
+    program = f"from unlabeledasd.runs.folder import Run\nwith Run({str(run.folder)!r}).claim(): print(flush=True); input()"
     here = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", program], env=here, **pipes) as holder:

@@ -270,7 +270,7 @@ def test_training(data_dir, tmp_path, monkeypatch, capsys):
     assert run.is_done
     assert run.epochs == [2]
     assert call(train_triplet, monkeypatch, *settings(data_dir, tmp_path, "fan")) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert "already finished, skipping" in capsys.readouterr().out
     assert call(train_triplet, monkeypatch, *settings(data_dir, tmp_path, "drill")) == 1
     assert "machine=drill: 0 training clips of it" in capsys.readouterr().err
     assert call(train_triplet, monkeypatch, *settings(data_dir, tmp_path, "pump"), "epochs=0") == 1

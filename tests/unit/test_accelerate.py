@@ -11,25 +11,26 @@ from torch import nn
 from torch.nn import functional as F
 
 from conftest import METHODS, SECONDS, compose
-from unlabeledasd.fast import FASTER, accelerate
+from unlabeledasd.fast import ON_CPU, ON_GPU, accelerate
 from unlabeledasd.fast.batch_norm import channel_statistics, pooled_statistics
+from unlabeledasd.fast.blocked import conv1d_by_blocks, conv2d_by_blocks
 from unlabeledasd.fast.convolution import PART_BYTES, clips_at_once
-from unlabeledasd.fast.residual import FastResidualBlock
-from unlabeledasd.fast.stem import GROUP, FastStem, column_gradients, max_pool, padded_width
+from unlabeledasd.fast.stem import GROUP, column_gradients, max_pool, padded_width
 from unlabeledasd.networks import MultiResolutionNet, ResidualBlock, Stem
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-def pair(plain: nn.Module, low: float = -1) -> tuple[nn.Module, nn.Module]:
-    """(accelerated, plain) in float64, parameters equal, batch-norm weights from `low` to 1.5."""
+def pair(plain: nn.Module, low: float = -1, device: str = "cpu") -> tuple[nn.Module, nn.Module]:
+    """(accelerated for `device`, plain) in float64, batch-norm weights from `low` to 1.5."""
     plain = plain.double()
     for norm in plain.modules():
         if isinstance(norm, NORMS):
             nn.init.uniform_(norm.weight, low, 1.5)
             nn.init.uniform_(norm.bias, -0.5, 0.5)
-    fast = accelerate(copy.deepcopy(plain), "cpu")
-    assert {type(module) for module in fast.modules()} & {FastStem, FastResidualBlock}
+    fast = accelerate(copy.deepcopy(plain), device)
+    exchanged = {fast for _, fast in (ON_CPU if device == "cpu" else ON_GPU)}
+    assert {type(module) for module in fast.modules()} & exchanged
     return fast, plain
 
 
@@ -61,43 +62,75 @@ def assert_equal(
 
 
 @functools.cache  # many methods share a network
-def check_extractor(extractor_yaml: str) -> None:
-    """In float64; small parts, so that a batch of three clips has several."""
+def check_extractor(extractor_yaml: str, device: str) -> None:
+    """In float64 on the CPU; small parts, so that a batch of three clips has several."""
     torch.manual_seed(0)
     extractor = hydra.utils.instantiate(OmegaConf.create(extractor_yaml), _convert_="all")
     wave = 0.1 * torch.randn(3, extractor.n_samples, dtype=torch.float64)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("unlabeledasd.fast.convolution.PART_BYTES", 1 << 20)
-        assert_equal(*pair(extractor), wave)
+        assert_equal(*pair(extractor, device=device), wave)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])  # whose layers are taken
 @pytest.mark.parametrize("method", [*METHODS, "triplet"])
-def test_every_method_is_accelerated_to_equal_results(method):
+def test_every_method_is_accelerated_to_equal_results(method, device):
     """The contract: equal names of parameters, outputs, gradients and running statistics."""
     settings = ["dataset=demo", f"dataset.clip_seconds={SECONDS}", "seed=1", "data_dir=data"]
     if method == "triplet":
         config = compose("triplet", [*settings, "machine=fan"])
     else:
         config = compose("train", [*settings, f"method={method}"])
-    check_extractor(OmegaConf.to_yaml(config.model.extractor, resolve=True))
+    check_extractor(OmegaConf.to_yaml(config.model.extractor, resolve=True), device)
 
 
 def test_a_network_changes_for_its_device():
     network = MultiResolutionNet([256], SECONDS)
-    plain, fast = ([layer.__name__ for layer in layers] for layers in zip(*FASTER, strict=True))
-
-    def found():
-        return [type(m).__name__ for m in network.modules() if type(m).__name__ in plain + fast]
-
-    before, parameters = found(), list(network.parameters())
-    assert set(before) == set(plain)
-    assert accelerate(network, "cpu") is network
-    assert set(found()) == set(fast)
-    accelerate(network, torch.device("cuda"))
-    assert found() == before
+    before, parameters = list(map(type, network.modules())), list(network.parameters())
+    for device, pairs in (("cpu", ON_CPU), ("cuda", ON_GPU), ("cpu", ON_CPU)):
+        assert accelerate(network, torch.device(device)) is network
+        assert list(map(type, network.modules())) == [
+            dict(pairs).get(kind, kind) for kind in before
+        ]
     assert all(a is b for a, b in zip(network.parameters(), parameters, strict=True))
     kernel = network.stfts[0].encoder.blocks[0].conv1.weight
     assert kernel.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("columns", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(7, 7), (33, 47), (140, 48), (141, 49), (20, 125)])
+def test_convolution_by_blocks_of_pixels(shape, columns):
+    image = torch.randn(2, 1, *shape, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(16, 1, 7, 7, dtype=torch.float64, requires_grad=True)
+    compare(
+        conv2d_by_blocks(image, weight, columns), F.conv2d(image, weight, stride=2), image, weight
+    )
+
+
+@pytest.mark.parametrize("sizes", [(1, 256, 64, 1000), (3, 16, 4, 101), (5, 64, 32, 64)])
+def test_convolution_by_blocks_of_samples(sizes):
+    channels, kernel, stride, length = sizes
+    x = torch.randn(2, channels, length, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(7, channels, kernel, dtype=torch.float64, requires_grad=True)
+    compare(conv1d_by_blocks(x, weight, stride), F.conv1d(x, weight, stride=stride), x, weight)
+
+
+def compare(found: torch.Tensor, expected: torch.Tensor, *inputs: torch.Tensor) -> None:
+    """Values, and gradients of the inputs for the same gradient of the result."""
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    pairs = zip(*(torch.autograd.grad(y, inputs, weights) for y in (found, expected)), strict=True)
+    for gradient, other in pairs:
+        torch.testing.assert_close(gradient, other)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.Conv1d(1, 2, 5, 2), nn.Conv2d(1, 2, 7, 2, 3), nn.Conv2d(2, 2, 7, 2, bias=False)]
+)
+def test_other_convolutions_stay_as_they_are(layer):
+    x = torch.randn(2, layer.in_channels, *[20] * (layer.weight.dim() - 2))
+    expected = layer(x)
+    torch.testing.assert_close(accelerate(copy.deepcopy(layer), "cuda")(x), expected)
 
 
 @pytest.mark.parametrize("low", [-1, 0.5])

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 from reporting.bootstrap import (
     draw_weights,
     interval,
-    official_figures,
+    official_metrics,
     resampled_means,
     weighted_auc,
 )
@@ -38,7 +38,7 @@ def test_weights_are_repetitions(ties, max_fpr):
 def test_clips_as_they_are_have_the_official_figures():
     scores = np.random.default_rng(0).standard_normal(120).round(1)
     expected = evaluate(scores, IS_NORMAL, IS_TARGET)
-    found = official_figures(scores, IS_NORMAL, IS_TARGET, np.ones((1, 120)))
+    found = official_metrics(scores, IS_NORMAL, IS_TARGET, np.ones((1, 120)))
     np.testing.assert_allclose(found, [[expected[name] for name in OFFICIAL]])
 
 
@@ -70,7 +70,7 @@ def test_coverage_of_the_interval_over_clips():
         ]
         weights = draw_weights(IS_NORMAL, IS_TARGET, 300, seed=int(rng.integers(1 << 30)))
         ours, theirs = (
-            hmean(official_figures(s, IS_NORMAL, IS_TARGET, weights), axis=1) for s in scores
+            hmean(official_metrics(s, IS_NORMAL, IS_TARGET, weights), axis=1) for s in scores
         )
         low, high = interval(ours - theirs)
         inside += low <= truth <= high

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from conftest import DATASETS, METHODS, ROOT, compose
-from settings.build import nodes
+from settings.build import build, naming_settings, nodes
 from settings.check import check_config
 from unlabeledasd.errors import InputError
 from unlabeledasd.pseudo.label_file import source_name
@@ -122,6 +122,55 @@ def test_what_does_not_fit_is_named(override, message):
     with pytest.raises(InputError, match=message) as error:
         check_config(config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.mixup_prob=1.5", r"model\.mixup_prob=1\.5: allowed is from 0 to 1"),
+        ("model.subspace_weight=-1", r"model\.subspace_weight=-1: allowed is at least 0"),
+        ("model.extractor.n_ffts=[4096,1]", r"model\.extractor\.n_ffts=\[4096, 1\]: allowed is"),
+        ("model.extractor.band_hz=[-1,8000]", r"model\.extractor\.band_hz=\[-1, 8000\]: allowed"),
+        ("model.extractor.band_hz=[1,2]", r"model\.extractor\.band_hz=\[1, 2\]: contains no"),
+        ("model.loss.n_subclusters=0", r"model\.loss\.n_subclusters=0: allowed is at least 1"),
+        ("dataset.sample_rate=0", r"dataset\.sample_rate=0: allowed is at least 1"),
+        ("dataset.clip_seconds=4", r"dataset\.clip_seconds=4: too short"),
+    ],
+)
+def test_a_value_is_refused_by_the_constructor_and_named_as_it_was_set(override, message):
+    config = compose("train", [*settings("demo", "subloss_0256_4096"), override])
+    check_config(config)
+    with pytest.raises(InputError, match=f"^{message}"):
+        build(config.model, n_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.noise_prob=-0.1", r"model\.noise_prob=-0\.1: allowed is from 0 to 1"),
+        ("model.margin=-1", r"model\.margin=-1: allowed is at least 0"),
+        ("model.stretch_ratios=[[0,1],[1,2]]", r"model\.stretch_ratios=\[0, 1\]: allowed is from"),
+        ("model.extractor.n_fft=16", r"model\.extractor\.n_fft=16: allowed is from 32"),
+    ],
+)
+def test_values_of_a_triplet_model(override, message):
+    config = compose("triplet", [*TRIPLET, override])
+    with pytest.raises(InputError, match=f"^{message}"):
+        build(config.model)
+
+
+def test_values_of_scorer_and_optimizer_are_refused_before_training():
+    scorer = "scorer.target_kmeans_cos.n_clusters=0"
+    config = compose("train", [*settings("demo", "na_4096"), scorer, "model.optimizer.lr=-0.1"])
+    check_config(config)
+    with pytest.raises(InputError, match=r"^scorer\.target_kmeans_cos\.n_clusters=0: allowed is"):
+        build(config.scorer.target_kmeans_cos)
+    module = build(config.model, n_classes=2)
+    with (
+        pytest.raises(InputError, match=r"^torch\.optim\.AdamW: Invalid learning rate: -0\.1"),
+        naming_settings(config.model.optimizer),
+    ):
+        module.configure_optimizers()
 
 
 TRIPLET = ["dataset=demo", "machine=gearbox", *SET]

@@ -6,7 +6,7 @@ from scipy import optimize, special, stats
 from sklearn.metrics import precision_recall_fscore_support
 from sklearn.model_selection import KFold
 
-from unlabeledasd.decisions import decision_figures, decision_threshold, held_out_scores, percentile
+from unlabeledasd.decisions import decision_metrics, decision_threshold, held_out_scores, percentile
 from unlabeledasd.errors import InputError
 from unlabeledasd.scoring import TargetKmeansCos
 
@@ -97,14 +97,14 @@ def test_precision_recall_f1(seed):
     decided, is_normal, is_target = rng.random((3, 50)) < 0.4
     if seed == 0:
         decided[:] = False  # no alarm at all
-    figures = decision_figures(decided, is_normal, is_target)
+    figures = decision_metrics(decided, is_normal, is_target)
     for name, rows in (("source", ~is_target), ("target", is_target)):
         expected = precision_recall_fscore_support(
             ~is_normal[rows], decided[rows], average="binary", zero_division=0
         )
         found = [figures[f"{figure}_{name}"] for figure in ("precision", "recall", "f1")]
         np.testing.assert_allclose(found, expected[:3])
-    without_target = decision_figures(decided, is_normal, np.zeros(50, bool))
+    without_target = decision_metrics(decided, is_normal, np.zeros(50, bool))
     assert all(
         np.isnan(without_target[f"{figure}_target"]) for figure in ("precision", "recall", "f1")
     )

@@ -379,7 +379,7 @@ def test_own_model(make, clips, tmp_path):
     np.testing.assert_array_equal(OwnModel(make(), checkpoint).embed(*clips), raw)
     unit = OwnModel(make(), checkpoint, unit_norm=True).embed(*clips)
     np.testing.assert_allclose(unit, raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-6)
-    with pytest.raises(InputError, match=r"none\.ckpt: damaged or not a checkpoint"):
+    with pytest.raises(InputError, match=r"none\.ckpt: corrupt or not a checkpoint"):
         OwnModel(make(), tmp_path / "none.ckpt")
 
 
@@ -413,7 +413,7 @@ def test_importing_fetches_and_writes_nothing():
         "    if writes or event in ('socket.connect', 'os.system', 'subprocess.Popen', 'os.mkdir'):\n"
         "        print(event, arguments)\n"
         "sys.addaudithook(hook)\n"
-        "import unlabeledasd.embedders\n"
+        "import unlabeledasd.pseudo.embedders\n"
     )
     done = subprocess.run(
         [sys.executable, "-B", "-c", watch], capture_output=True, text=True, cwd=ROOT / "src"

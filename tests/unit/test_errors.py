@@ -83,7 +83,7 @@ def test_clips_that_changed_since_the_run_began(tmp_path, monkeypatch, capsys):
     Run(tmp_path / "results/tiny/na_1024_1").done_marker.unlink()
     write_wav(tmp_path / "tiny/all/raw/fan/train/section_00_source_train_normal_0099_speed_3.wav")
     assert call(train, monkeypatch, *arguments) == 1
-    assert "labels.json: other labels than the clips have now" in capsys.readouterr().err
+    assert "labels.json: differs from the labels of the clips now" in capsys.readouterr().err
 
 
 def test_help(monkeypatch, capsys):

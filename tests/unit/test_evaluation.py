@@ -6,9 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from conftest import write_wav
+from conftest import SECONDS, files_below, write_wav
+from unlabeledasd.cache import ClipCache
+from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError
-from unlabeledasd.evaluation import embed, score_machines
+from unlabeledasd.evaluation import CACHED_BATCH, embed, score_machines
 from unlabeledasd.networks import MultiResolutionNet
 from unlabeledasd.results import average_scores, report, write_scores
 from unlabeledasd.runs.checkpoints import load_extractor
@@ -89,7 +91,7 @@ def test_unknown_flags_are_empty_and_have_no_figures(tmp_path):
     assert scores[["is_normal", "is_target"]].isna().all(axis=None)
     assert scores[COLUMN].notna().all()
     assert not (run.version("pump", "epoch12") / "epoch12_test_result.csv").exists()
-    text = report(run, "epoch12", "epoch12", ["fan", "pump"])
+    text = report(run, "epoch12", ["fan", "pump"])
     assert "pump: test clips of unknown condition" in text
     assert text.count("fan") == 1
 
@@ -230,5 +232,24 @@ def test_checkpoint_of_another_network(tmp_path):
     whole[len(whole) // 2] ^= 1  # a number among millions, which torch itself would take
     (tmp_path / "c.ckpt").write_bytes(whole)
     for name in ("b.ckpt", "c.ckpt", "none.ckpt"):
-        with pytest.raises(InputError, match=rf"{name}: damaged or not a checkpoint"):
+        with pytest.raises(InputError, match=rf"{name}: corrupt or not a checkpoint"):
             load_extractor(extractor, tmp_path / name)
+
+
+def test_clips_on_the_device_give_the_same_embeddings(data_dir):
+    root = data_dir / "tiny/all/raw"
+    paths = index_clips(root, ["fan"]).path.tolist()
+    network = MultiResolutionNet([1024], SECONDS)
+    cache = ClipCache.read(root, paths, None, torch.device("cpu"), 1e9)
+    expected = embed(network, root, paths, batch_size=CACHED_BATCH)
+    np.testing.assert_array_equal(embed(network, root, paths, cache=cache), expected)
+
+
+def test_machines_side_by_side_have_the_same_bytes(tmp_path, monkeypatch):
+    table, written = make_table(["fan", "pump", "valve"]), []
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        score(Run(tmp_path / str(threads)), table)
+        written.append(files_below(tmp_path / str(threads), "*/infer/**/*.csv"))
+    assert len(written[0]) == 5 * 3
+    assert written[0] == written[1]

@@ -11,9 +11,9 @@ import time
 import pytest
 
 from conftest import ROOT
-from unlabeledasd.errors import InputError, RunHeld
+from unlabeledasd.errors import InputError, RunLocked
 from unlabeledasd.runs import locks
-from unlabeledasd.runs.locks import holding
+from unlabeledasd.runs.locks import locked
 
 HERE = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
 
@@ -28,7 +28,7 @@ def files(lock):
 
 
 def elsewhere(lock, age=0.0, number=1):
-    """A lock of a process on another host that showed its last sign of life `age` seconds ago."""
+    """A lock of a process on another host, with its last heartbeat `age` seconds ago."""
     lock.parent.mkdir(exist_ok=True)
     file = lock.with_name(f"lock.{number}")
     holder = {
@@ -45,23 +45,23 @@ def elsewhere(lock, age=0.0, number=1):
 
 def hold(lock, code: str) -> subprocess.Popen:
     program = (
-        f"import os\nfrom pathlib import Path\nfrom unlabeledasd.locks import holding\n"
-        f"with holding(Path('run'), Path({str(lock)!r})):\n print(flush=True); {code}"
+        f"import os\nfrom pathlib import Path\nfrom unlabeledasd.runs.locks import locked\n"
+        f"with locked(Path('run'), Path({str(lock)!r})):\n print(flush=True); {code}"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", program], env=HERE, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    process.stdout.readline()
+    assert process.stdout.readline() == b"\n"  # it has the lock
     return process
 
 
 def test_one_after_the_other(lock, tmp_path):
     for _ in range(3):
-        with holding(tmp_path, lock):
+        with locked(tmp_path, lock):
             with pytest.raises(
-                RunHeld, match=rf": held by host \S+, process {os.getpid()}, since \d{{4}}-"
+                RunLocked, match=rf": locked by process {os.getpid()} on host \S+ since \d{{4}}-"
             ):
-                holding(tmp_path, lock).__enter__()
+                locked(tmp_path, lock).__enter__()
             assert len(files(lock)) == 1
     assert files(lock) == ["lock.3"]
 
@@ -70,7 +70,7 @@ def test_one_after_the_other(lock, tmp_path):
 def test_a_lock_of_a_dead_process_is_taken_at_once(lock, tmp_path, end):
     with hold(lock, end):
         pass
-    with holding(tmp_path, lock):
+    with locked(tmp_path, lock):
         pass
 
 
@@ -78,73 +78,73 @@ def test_a_killed_process_that_nobody_waited_for_is_dead(lock, tmp_path):
     with hold(lock, "input()") as holder:
         holder.kill()
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it stays as a zombie
-        with holding(tmp_path, lock):
+        with locked(tmp_path, lock):
             pass
 
 
-def test_an_id_that_was_given_again(lock, tmp_path):
+def test_an_id_that_was_reused(lock, tmp_path):
     file = elsewhere(lock)
     file.write_text(
-        json.dumps({**locks.me(), "started": "1"})
+        json.dumps({**locks.this_process(), "started": "1"})
     )  # this process's id, begun at another time
-    with holding(tmp_path, lock):
+    with locked(tmp_path, lock):
         pass
 
 
 def test_another_host_counts_by_age(lock, tmp_path):
     elsewhere(lock, age=locks.STALE_SECONDS - 20)
     with pytest.raises(
-        RunHeld,
-        match=r"held by host far, process \d+, since 2026-.*, last sign of life 1[56]\d s ago",
+        RunLocked,
+        match=r"locked by process \d+ on host far since 2026-.* \(last heartbeat 1[56]\d s ago\)",
     ):
-        holding(tmp_path, lock).__enter__()
+        locked(tmp_path, lock).__enter__()
     elsewhere(lock, age=locks.STALE_SECONDS + 1)
-    with holding(tmp_path, lock):
+    with locked(tmp_path, lock):
         assert files(lock) == ["lock.2"]
 
 
-def test_age_is_told_by_the_file_server(lock, tmp_path, monkeypatch):
+def test_age_is_by_the_clock_of_the_file_server(lock, tmp_path, monkeypatch):
     """A local clock that is a day off changes nothing."""
     elsewhere(lock)
     monkeypatch.setattr(time, "time", lambda now=time.time: now() + 86400)
-    with pytest.raises(RunHeld):
-        holding(tmp_path, lock).__enter__()
+    with pytest.raises(RunLocked):
+        locked(tmp_path, lock).__enter__()
 
 
 def test_a_lock_that_is_being_written(lock, tmp_path):
     elsewhere(lock).write_text("")
-    with pytest.raises(RunHeld, match="just beginning"):
-        holding(tmp_path, lock).__enter__()
+    with pytest.raises(RunLocked, match="just starting"):
+        locked(tmp_path, lock).__enter__()
 
 
-def test_a_full_disk_leaves_no_lock_that_holds(lock, tmp_path):
+def test_a_full_disk_leaves_no_lock_in_force(lock, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(
         resource.RLIMIT_FSIZE, (0, limits[1])
     )  # files can be created, nothing can be written into them
     try:
         with pytest.raises(InputError, match=r"cannot write there \(File too large\)"):
-            holding(tmp_path, lock).__enter__()
+            locked(tmp_path, lock).__enter__()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with holding(tmp_path, lock):
+    with locked(tmp_path, lock):
         assert files(lock) == ["lock.2"]
 
 
 def test_waiting(lock, tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "RETRY_SECONDS", 0.1)
     elsewhere(lock, age=locks.STALE_SECONDS - 1)
-    with holding(tmp_path, lock, wait_seconds=30):
+    with locked(tmp_path, lock, wait_seconds=30):
         assert files(lock) == ["lock.2"]
         begin = time.monotonic()
-        with pytest.raises(RunHeld):
-            holding(tmp_path, lock, wait_seconds=0.3).__enter__()
+        with pytest.raises(RunLocked):
+            locked(tmp_path, lock, wait_seconds=0.3).__enter__()
         assert 0.3 <= time.monotonic() - begin < 5
 
 
-def test_the_holder_shows_that_it_lives(lock, tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.05)
-    with holding(tmp_path, lock):
+def test_the_owner_sends_heartbeats(lock, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "HEARTBEAT_SECONDS", 0.05)
+    with locked(tmp_path, lock):
         os.utime(lock.with_name("lock.1"), (5, 5))
         end = time.monotonic() + 10
         while lock.with_name("lock.1").stat().st_mtime < locks.RELEASED:
@@ -156,9 +156,9 @@ def test_whoever_lost_its_lock_stops(tmp_path):
     """It slept past the limit."""
     program = f"""
 from pathlib import Path
-from unlabeledasd import locks
-locks.BEAT_SECONDS = 0.05
-with locks.holding(Path("run"), Path({str(tmp_path / "b")!r})):
+from unlabeledasd.runs import locks
+locks.HEARTBEAT_SECONDS = 0.05
+with locks.locked(Path("run"), Path({str(tmp_path / "b")!r})):
     print(flush=True)
     input()
 """
@@ -185,7 +185,7 @@ def contend(lock, begin, ground, count):
             os.utime(held, (0, 0))
 
 
-def test_never_two_holders(lock, tmp_path):
+def test_never_two_owners(lock, tmp_path):
     """Processes that fight for a lock that was left behind, and then for each other's."""
     elsewhere(lock, age=10 * locks.STALE_SECONDS)
     context = multiprocessing.get_context("fork")
@@ -208,4 +208,4 @@ def test_never_two_holders(lock, tmp_path):
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"file: cannot write there"):
-        holding(tmp_path, tmp_path / "file/lock").__enter__()
+        locked(tmp_path, tmp_path / "file/lock").__enter__()

@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from unlabeledasd.errors import InputError, RunHeld
+from unlabeledasd.errors import InputError, RunLocked
 from unlabeledasd.files import read_npz, replacing, write_npz, write_text
 from unlabeledasd.runs.folder import Run, version_name
 
@@ -36,7 +36,7 @@ def test_one_writer(tmp_path):
     run = Run(tmp_path / "run")
     with (
         run.claim(),
-        pytest.raises(RunHeld, match=r"run: held by host \S+, process \d+, since \d{4}-"),
+        pytest.raises(RunLocked, match=r"run: locked by process \d+ on host \S+ since \d{4}-"),
         run.claim(),
     ):
         pass
@@ -49,7 +49,7 @@ def test_patience_comes_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("UNLABELEDASD_WAIT", "1")
     with run.claim():
         before = time.monotonic()
-        with pytest.raises(RunHeld), run.claim():
+        with pytest.raises(RunLocked), run.claim():
             pass
         assert 1 <= time.monotonic() - before < 5
     for wrong in ("-1", "a day", "1.5", ""):

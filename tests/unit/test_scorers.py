@@ -470,7 +470,7 @@ def test_columns():
         (lambda: Smote(ratio=-1), "ratio=-1: at least 0"),
         (lambda: Smote(neighbors=0), "neighbors=0: at least 1"),
         (lambda: Mahalanobis(least=0), "least=0: at least 1"),
-        (lambda: TargetKmeansCos(0), "n_clusters=0: at least 1"),
+        (lambda: TargetKmeansCos(0), "n_clusters=0: allowed is at least 1"),
         (lambda: Knn(parts="mean").fit(np.eye(5), [0] * 5), "5 dimensions are not branches of 128"),
         (lambda: Knn(parts=2).fit(np.zeros((4, 2, 3)), [0] * 4), "parts=2: the embedding has 2"),
     ],

@@ -60,7 +60,7 @@ def test_done(run):
     assert run_state(run.folder).state == "failed"
     assert (
         run_state(run.folder).error
-        == f"{run.done_marker}: damaged; remove it to have the run completed"
+        == f"{run.done_marker}: corrupt; remove it to have the run completed"
     )
 
 
@@ -89,9 +89,9 @@ def test_running(run):
 
 def test_running_here(run):
     """A process of this machine is alive or not, whatever the age of its lock."""
-    hold(run, age=9999, **locks.me())
+    hold(run, age=9999, **locks.this_process())
     assert run_state(run.folder).state == "running"
-    hold(run, **{**locks.me(), "started": "1"})  # an id that was given again
+    hold(run, **{**locks.this_process(), "started": "1"})  # an id that was reused
     assert run_state(run.folder).state == "interrupted"
 
 
@@ -198,7 +198,7 @@ def test_an_attempt_that_kept_no_log(run):
 
 
 def test_done_while_it_is_looked_at(run, monkeypatch):
-    monkeypatch.setattr(progress, "look", lambda _: write_json(run.done_marker, {}))
+    monkeypatch.setattr(progress, "last_owner", lambda _: write_json(run.done_marker, {}))
     assert run_state(run.folder).state == "done"
 
 
@@ -217,7 +217,7 @@ def test_labels(tmp_path):
         write_text(folder / name, "x")
     state = labels_state(folder)
     assert (state.state, state.doing) == ("interrupted", "2 machines embedded, 1 clustered")
-    with locks.holding(folder, folder / "lock"):
+    with locks.locked(folder, folder / "lock"):
         assert labels_state(folder).state == "running"
     write_text(folder / "launch.log", "error: weights.pth: no such file\n")
     assert labels_state(folder).error == "error: weights.pth: no such file"

@@ -1,6 +1,6 @@
-"""A finished run as a detector: the score of any recording of its machines, and what it means."""
+"""A trained run as a detector: the anomaly score of any recording of its machines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import soundfile
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 from tqdm import tqdm
 
 from unlabeledasd.decisions import decision_threshold, percentile
-from unlabeledasd.detection.recordings import read_blocks, windows
+from unlabeledasd.detection.recordings import array_blocks, read_blocks, windows
 from unlabeledasd.errors import InputError
 
 BATCH = 4  # windows that pass the network together
@@ -21,31 +21,111 @@ Extractor = Callable[[np.ndarray], np.ndarray]  # waveforms (B, T) float32 -> em
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What scores the clips of a machine: a fitted scorer per extractor, and the scores of normal clips to compare
-    with: held-out training clips, unless others are put in their place."""
+class MachineScorers:
+    """The fitted scorers of a machine, one per extractor, and scores of normal clips.
+
+    held_out (N,): means over the extractors, of training clips held out from the scorers unless
+    others replace them; thresholds and percentiles come from these. Empty where there are none.
+    """
 
     scorers: list[BaseEstimator]
-    held_out: np.ndarray  # (N,), of the mean over the extractors; empty where there are none
+    held_out: np.ndarray
 
 
 @dataclass(frozen=True)
 class Detector:
-    """The extractors of a run, one per kept epoch, and its machines; the score is the mean over the epochs."""
+    """The extractors of a run, one per kept epoch, with the scorers of each machine.
+
+        detector = load("results/exp/demo/subloss_0256_4096_1")  # unlabeledasd.detection.load
+        score = detector.score_file("recording.wav", machine="gearbox")
+        is_anomalous = score > detector.threshold("gearbox")
+
+    A score is the mean over the extractors and over the windows of a recording; higher = more
+    anomalous. A recording of up to `n_samples` at `sample_rate` is one window, repeated to that
+    length as in training. A longer one has a window every `hop_seconds` (None: half a window).
+    `machine` may be left out where the run has only one. `channel` (counted from 0) is taken of
+    recordings of several channels; None: the run's own, else the mean of all.
+    """
 
     extractors: list[Extractor]
-    machines: dict[str, Machine]
+    machines: dict[str, MachineScorers]
     sample_rate: int
     n_samples: int
     channel: int | None = None
 
-    def score(self, waves: np.ndarray, machine: str) -> np.ndarray:
-        """Waveforms (B, n_samples) float32 -> anomaly scores (B,)."""
+    def score_file(
+        self,
+        path: str | Path,
+        machine: str | None = None,
+        hop_seconds: float | None = None,
+        channel: int | None = None,
+    ) -> float:
+        """The anomaly score of an audio file of any sample rate and length.
+
+        InputError where the file cannot be read, or has no samples.
+        """
+        return float(self.curve_file(path, machine, hop_seconds, channel).score.mean())
+
+    def score(
+        self,
+        samples: np.ndarray,
+        sample_rate: float,
+        machine: str | None = None,
+        hop_seconds: float | None = None,
+        channel: int | None = None,
+    ) -> float:
+        """The anomaly score of samples (T,) or (T, channels): float in [-1, 1], int16 or int32.
+
+        sample_rate in Hz, resampled where it is not the run's. InputError for no samples, another
+        dtype or values that are not finite.
+        """
+        return float(self.curve(samples, sample_rate, machine, hop_seconds, channel).score.mean())
+
+    def curve_file(
+        self,
+        path: str | Path,
+        machine: str | None = None,
+        hop_seconds: float | None = None,
+        channel: int | None = None,
+    ) -> pd.DataFrame:
+        """The score over time of an audio file: a row per window, columns as of `curve`."""
+        path = Path(path)
+        machine, hop = self._machine(machine), self._hop(hop_seconds)
+        channel = self.channel if channel is None else channel
+        blocks = read_blocks(path, self.sample_rate, channel)
+        total = expected_windows(path, self.sample_rate, self.n_samples, hop)
+        return self._curve(blocks, machine, hop, str(path), total)
+
+    def curve(
+        self,
+        samples: np.ndarray,
+        sample_rate: float,
+        machine: str | None = None,
+        hop_seconds: float | None = None,
+        channel: int | None = None,
+    ) -> pd.DataFrame:
+        """The score over time of samples, as `score` takes them: a row per window.
+
+        Columns start_s (of the window, in seconds), score and percentile.
+        """
+        machine, hop = self._machine(machine), self._hop(hop_seconds)
+        channel = self.channel if channel is None else channel
+        blocks = array_blocks(samples, sample_rate, self.sample_rate, channel)
+        return self._curve(blocks, machine, hop, "samples", None)
+
+    def score_windows(self, waves: np.ndarray, machine: str) -> np.ndarray:
+        """Anomaly scores (B,) of waveforms (B, n_samples) float32 at the run's sample rate."""
         pairs = zip(self.extractors, self.machines[machine].scorers, strict=True)
         return np.mean([scorer.score(extract(waves)) for extract, scorer in pairs], axis=0)
 
-    def threshold(self, machine: str, kind: str = "gamma", quantile: float = 0.9) -> float:
-        """The score above which a clip of `machine` is anomalous; nan where nothing was held out."""
+    def threshold(
+        self, machine: str | None = None, kind: str = "gamma", quantile: float = 0.9
+    ) -> float:
+        """The score above which a recording is anomalous; nan where nothing was held out.
+
+        kind, quantile: as decisions.decision_threshold takes them.
+        """
+        machine = self._machine(machine)
         held_out = self.machines[machine].held_out
         try:
             return decision_threshold(held_out, kind, quantile) if len(held_out) else float("nan")
@@ -53,51 +133,58 @@ class Detector:
             raise InputError(f"{machine}: {error}") from None
 
     def percentile(self, machine: str, scores: np.ndarray) -> np.ndarray:
-        """Percent of the held-out scores that lie below each of `scores`; nan where nothing was held out."""
+        """Percent of the held-out scores below each of `scores`; nan where nothing was held out."""
         return percentile(self.machines[machine].held_out, np.asarray(scores))
 
-    def curve(
-        self, path: Path, machine: str, hop_seconds: float | None, channel: int | None
-    ) -> pd.DataFrame:
-        """Score and percentile of each window of a recording: columns start_s, score, percentile.
+    def _machine(self, machine: str | None) -> str:
+        if machine is None and len(self.machines) == 1:
+            return next(iter(self.machines))
+        if machine not in self.machines:
+            names = ", ".join(self.machines)
+            raise InputError(f"machine={machine}: the machines of this run are {names}")
+        return machine
 
-        hop_seconds: between windows of a recording that is longer than one; None: half a window.
-        """
-        hop = self.n_samples // 2 if hop_seconds is None else round(hop_seconds * self.sample_rate)
-        blocks = read_blocks(path, self.sample_rate, self.channel if channel is None else channel)
-        parts, starts, scores = windows(blocks, self.n_samples, hop), [], []
-        total = count_windows(path, self, hop)
-        with tqdm(
-            desc=path.name, unit="window", delay=2, leave=False, total=total, disable=None
-        ) as bar:
-            while batch := list(islice(parts, BATCH)):
+    def _hop(self, hop_seconds: float | None) -> int:
+        """In samples."""
+        if hop_seconds is None:
+            return self.n_samples // 2
+        hop = round(hop_seconds * self.sample_rate)
+        if not 0 < hop <= self.n_samples:
+            window = f"{self.n_samples / self.sample_rate:g} s, the length of a window"
+            raise InputError(f"hop_seconds={hop_seconds}: more than 0 and at most {window}")
+        return hop
+
+    def _curve(
+        self, blocks: Iterable[np.ndarray], machine: str, hop: int, name: str, total: int | None
+    ) -> pd.DataFrame:
+        starts, scores = [], []
+        options = {"unit": "window", "delay": 2, "leave": False, "disable": None}
+        with tqdm(desc=Path(name).name, total=total, **options) as bar:
+            for batch in batches(windows(blocks, self.n_samples, hop), BATCH):
                 starts += [start for start, _ in batch]
-                scores += list(self.score(np.stack([wave for _, wave in batch]), machine))
+                waves = np.stack([wave for _, wave in batch])
+                scores += self.score_windows(waves, machine).tolist()
                 bar.update(len(batch))
         if not scores:
-            raise InputError(f"{path}: no samples in it")
+            raise InputError(f"{name}: no samples in it")
         return pd.DataFrame(
             {
                 "start_s": np.array(starts) / self.sample_rate,
                 "score": scores,
-                "percentile": self.percentile(machine, scores),
+                "percentile": self.percentile(machine, np.array(scores)),
             }
         )
 
 
-def count_windows(path: Path, detector: Detector, hop: int) -> int | None:
-    """About how many windows a recording has, for the progress bar."""
+def batches(items: Iterator, size: int) -> Iterator[list]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def expected_windows(path: Path, sample_rate: int, n_samples: int, hop: int) -> int | None:
+    """About how many windows a file has, for the progress bar; None where it is not known."""
     try:
-        extra = soundfile.info(path).duration * detector.sample_rate - detector.n_samples
+        extra = soundfile.info(path).duration * sample_rate - n_samples
     except (soundfile.LibsndfileError, OSError):
-        return None  # told where it is read
+        return None  # the reader reports what is wrong
     return 1 + max(0, int(-(-extra // hop)))
-
-
-def restore(scorer: BaseEstimator, arrays: dict[str, np.ndarray], prefix: str) -> BaseEstimator:
-    """A copy of `scorer` with what it learned, the arrays whose names begin with `prefix`."""
-    fitted = clone(scorer)
-    vars(fitted).update(
-        {key.removeprefix(prefix): arrays[key] for key in arrays if key.startswith(prefix)}
-    )
-    return fitted

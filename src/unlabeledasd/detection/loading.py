@@ -1,106 +1,143 @@
-"""A detector from a folder: a finished run, or what src/export.py made of one."""
+"""A detector from a folder: a finished run, or an exported one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
-from omegaconf import DictConfig
 
-from settings.kept import build_kept, load_config, trained_extractor
-from unlabeledasd.detection.detector import Detector, Extractor, Machine, restore
+from unlabeledasd.detection.detector import Detector, Extractor, MachineScorers
 from unlabeledasd.detection.portable import CARD, load_portable
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import read_npz
+from unlabeledasd.results import find_csv, read_scores
 from unlabeledasd.runs.folder import Run, version_name
+from unlabeledasd.scoring import restore
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Modules, and packages of modules, with the classes that a run's configuration may name.
+LIBRARY = tuple(f"unlabeledasd.{name}" for name in ("networks", "encoders", "scoring", "scorers"))
+
+# Makes what a node (`_target_` and its settings) of a file describes: build(node, key, file).
+Build = Callable[[dict, str, Path], Any]
 
 
-def load_detector(folder: Path, precision: str | None = None) -> Detector:
-    """precision: what a run's networks compute in (32-true, bf16-mixed); None: as it trained, if this CPU is made for
-    that, else 32-true."""
+def build_from_library(node: dict, key: str, file: Path) -> Any:
+    """The object that a node and the nodes in it describe, of classes that LIBRARY defines.
+
+    A results folder may come from anybody: no other name in it is imported or called.
+    """
+    target = str(node.get("_target_"))
+    module, _, name = target.rpartition(".")
+    found = None
+    if any(module == place or module.startswith(f"{place}.") for place in LIBRARY):
+        with suppress(ModuleNotFoundError):
+            found = getattr(import_module(module), name, None)
+    if not isinstance(found, type) or found.__module__ != module:
+        allowed = f"allowed are the classes of {', '.join(LIBRARY)}"
+        raise InputError(f"{file}: {key}._target_={target}: {allowed}")
+    settings = {}
+    for name, value in node.items():
+        if isinstance(value, dict) and "_target_" in value:
+            value = build_from_library(value, f"{key}.{name}", file)
+        settings[name] = value
+    del settings["_target_"]
+    return found(**settings)
+
+
+def load_detector(
+    folder: Path, precision: str | None = None, build: Build = build_from_library
+) -> Detector:
+    """The detector of a folder, as unlabeledasd.detection.load describes it."""
     try:
         if (folder / CARD).is_file():
-            return load_portable(folder, lambda node: build_kept(node, "scorer", folder / CARD))
-        return load_run(folder, precision)
+            return load_portable(folder, build)
+        return load_run(folder, precision, build)
     except InputError:
         raise
-    except (KeyError, ValueError, TypeError) as error:  # of json, pandas and our own look-ups
+    except (KeyError, ValueError, TypeError, AttributeError) as error:  # of look-ups in the files
         reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
         raise InputError(
-            f"{folder}: damaged, or not what this version writes ({reason})"
+            f"{folder}: corrupt, or not what this version writes ({reason})"
         ) from error
 
 
-def load_run(folder: Path, precision: str | None) -> Detector:
+def load_run(folder: Path, precision: str | None, build: Build) -> Detector:
     import torch
 
     from unlabeledasd.fast import accelerate
-    from unlabeledasd.runs.hardware import best_precision
+    from unlabeledasd.runs.hardware import best_precision, check_precision
 
     run, config = open_run(folder)
-    trained_in, best = config.get("precision", "32-true"), best_precision(torch.device("cpu"))
-    precision = precision or (trained_in if trained_in == best else "32-true")
-    epochs = list(config.score_epochs)
-    extractors = [
-        torch_extractor(accelerate(network, "cpu"), precision)
-        for network in load_networks(run, config)
-    ]
-    dataset, extractor = config.dataset, config.model.extractor
-    n_samples = round(extractor.clip_seconds * extractor.sample_rate)
+    if precision is None:
+        trained_in = config.get("precision", "32-true")
+        fast = trained_in == best_precision(torch.device("cpu"))
+        precision = trained_in if fast else "32-true"
+    check_precision(precision)
+    networks = (accelerate(network, "cpu") for network in load_networks(run, config, build))
+    settings = config["model"]["extractor"]
     return Detector(
-        extractors,
-        load_machines(run, config, epochs),
-        extractor.sample_rate,
-        n_samples,
-        dataset.channel,
+        extractors=[torch_extractor(network, precision) for network in networks],
+        machines=load_machines(run, config, build),
+        sample_rate=settings["sample_rate"],
+        n_samples=round(settings["clip_seconds"] * settings["sample_rate"]),
+        channel=config["dataset"]["channel"],
     )
 
 
-def open_run(folder: Path) -> tuple[Run, DictConfig]:
-    """A finished run and its configuration, or InputError."""
+def open_run(folder: Path) -> tuple[Run, dict]:
+    """A finished run and its configuration; InputError where the folder is none."""
     run = Run(folder)
     if not run.is_done:
         raise InputError(f"{folder}: no finished run there, and no {CARD} of an exported one")
-    config = load_config(run)
+    config = run.read_config()
     if not config.get("scorer"):
         raise InputError(
-            f"{folder}: this run has no scorers; a model that only makes pseudo-labels cannot score clips"
+            f"{folder}: this run has no scorers; a model for pseudo-labels cannot score clips"
         )
     return run, config
 
 
-def load_networks(run: Run, config: DictConfig) -> Iterator:
+def load_networks(
+    run: Run, config: dict, build: Build = build_from_library
+) -> Iterator["nn.Module"]:
     """The extractor after each scored epoch."""
     from unlabeledasd.runs.checkpoints import load_extractor
 
-    for epoch in config.score_epochs:
-        yield load_extractor(trained_extractor(run), run.require(run.checkpoint(epoch))).eval()
+    for epoch in config["score_epochs"]:
+        extractor = build(config["model"]["extractor"], "model.extractor", run.config)
+        yield load_extractor(extractor, run.require(run.checkpoint(epoch))).eval()
 
 
-def torch_extractor(network, precision: str) -> Extractor:
+def torch_extractor(network: "nn.Module", precision: str) -> Extractor:
     import torch
 
+    mixed = precision == "bf16-mixed"
+
     def extract(waves: np.ndarray) -> np.ndarray:
-        with (
-            torch.inference_mode(),
-            torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"),
-        ):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             return network(torch.from_numpy(waves))[0].numpy()
 
     return extract
 
 
-def load_machines(run: Run, config: DictConfig, epochs: list[int]) -> dict[str, Machine]:
-    key, node = next(iter(config.scorer.items()))  # whose scores are averaged
-    scorer = build_kept(node, f"scorer.{key}", run.config)
+def load_machines(run: Run, config: dict, build: Build) -> dict[str, MachineScorers]:
+    """The fitted default scorers of each machine, and the scores of its held-out clips."""
+    key, node = next(iter(config["scorer"].items()))  # the default: averaged over the epochs
+    scorer = build(node, f"scorer.{key}", run.config)
+    epochs = config["score_epochs"]
     stored = [read_npz(run.require(run.scorers(version_name([epoch])))) for epoch in epochs]
-    names = [key.split("/")[0] for key in stored[0] if key.split("/")[1] == scorer.column]
-    version = version_name(epochs)
-    stem = "ensemble" if len(epochs) > 1 else version
+    prefixes = [name.rpartition("/")[0] for name in stored[0]]  # <machine>/<column>
     machines = {}
-    for name in dict.fromkeys(names):
-        fitted = [restore(scorer, arrays, f"{name}/{scorer.column}/") for arrays in stored]
-        file = run.version(name, version) / f"{stem}_held_out_score.csv"
-        held_out = pd.read_csv(file).iloc[:, 3].to_numpy() if file.is_file() else np.empty(0)
-        machines[name] = Machine(fitted, held_out)
+    for prefix in dict.fromkeys(prefixes):
+        machine, column = prefix.split("/")
+        if column == scorer.column:
+            fitted = [restore(scorer, arrays, f"{prefix}/") for arrays in stored]
+            file = find_csv(run, machine, version_name(epochs), "held_out_score")
+            held_out = read_scores(file).score.to_numpy() if file else np.empty(0)
+            machines[machine] = MachineScorers(fitted, held_out)
     return machines

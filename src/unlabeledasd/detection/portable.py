@@ -1,22 +1,24 @@
-"""An exported run: networks as ONNX, spectra by scipy, scorers as arrays, a card as JSON. Needs no torch.
+"""An exported run: networks as ONNX, spectra by scipy, scorers as arrays, a card as JSON.
 
-The ONNX graphs begin at the spectra: onnxruntime's DFT errs at the 288,000 points of the whole-clip spectrum, and an
-STFT by matrix products would carry its Fourier matrices along. scipy's agree with torch's to float32 rounding.
+Needs no torch. The ONNX graphs begin at the spectra: onnxruntime's DFT is wrong at the 288,000
+points of the whole-clip spectrum, and an STFT by matrix products would add its Fourier matrices to
+the file. scipy's spectra agree with torch's to float32 rounding.
 """
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.fft
 from numpy.lib.stride_tricks import sliding_window_view
 from scipy.signal import get_window
-from sklearn.base import BaseEstimator
 
-from unlabeledasd.detection.detector import Detector, Extractor, Machine, restore
+from unlabeledasd.detection.detector import Detector, Extractor, MachineScorers
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import read_npz
+from unlabeledasd.scoring import restore
 
 CARD = "card.json"
 ARRAYS = "scorers.npz"
@@ -53,22 +55,31 @@ def onnx_extractor(file: Path, stfts: list[dict[str, int]]) -> Extractor:
         raise InputError("onnxruntime is not installed: pip install onnxruntime") from None
     try:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    except Exception as error:  # classes of its own
-        raise InputError(
-            f"{file}: not a network that onnxruntime can load ({' '.join(str(error).split())})"
-        ) from error
+    except Exception as error:  # onnxruntime has classes of its own
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file}: not a network that onnxruntime can load ({reason})") from error
     names = [entry.name for entry in session.get_inputs()]
-    return lambda wave: session.run(None, dict(zip(names, spectra(wave, stfts), strict=True)))[0]
+
+    def extract(wave: np.ndarray) -> np.ndarray:
+        return session.run(None, dict(zip(names, spectra(wave, stfts), strict=True)))[0]
+
+    return extract
 
 
-def load_portable(folder: Path, build: Callable[[dict], BaseEstimator]) -> Detector:
-    """build: makes the scorer that the card describes by `_target_` and settings."""
+def load_portable(folder: Path, build: Callable[[dict, str, Path], Any]) -> Detector:
+    """The detector of an exported folder; build: as loading.Build, for the scorer of the card."""
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    extractors = [
-        onnx_extractor(network_file(folder, epoch), card["stfts"]) for epoch in card["epochs"]
-    ]
-    arrays, scorer, machines = read_npz(folder / ARRAYS), build(card["scorer"]), {}
+    epochs, stfts = card["epochs"], card["stfts"]
+    arrays = read_npz(folder / ARRAYS)
+    scorer = build(card["scorer"], "scorer", folder / CARD)
+    machines = {}
     for name in card["machines"]:
-        scorers = [restore(scorer, arrays, f"{epoch}/{name}/") for epoch in card["epochs"]]
-        machines[name] = Machine(scorers, arrays[f"held_out/{name}"])
-    return Detector(extractors, machines, card["sample_rate"], card["n_samples"], card["channel"])
+        scorers = [restore(scorer, arrays, f"{epoch}/{name}/") for epoch in epochs]
+        machines[name] = MachineScorers(scorers, arrays[f"held_out/{name}"])
+    return Detector(
+        extractors=[onnx_extractor(network_file(folder, epoch), stfts) for epoch in epochs],
+        machines=machines,
+        sample_rate=card["sample_rate"],
+        n_samples=card["n_samples"],
+        channel=card["channel"],
+    )

@@ -61,6 +61,34 @@ def read_blocks(
             notes += levels.notes(file.is_float)
 
 
+def array_blocks(
+    samples: np.ndarray, rate: float, sample_rate: int, channel: int | None = None
+) -> Iterator[np.ndarray]:
+    """Samples (T,) or (T, channels) at `rate` as one block (T',) float32 at `sample_rate`.
+
+    channel: as in read_blocks. Integers (int16, int32) are scaled to [-1, 1).
+    """
+    samples = np.asarray(samples)
+    if samples.ndim not in (1, 2):
+        raise InputError(f"samples of shape {samples.shape}: expected (T,) or (T, channels)")
+    if not rate > 0:
+        raise InputError(f"sample_rate={rate}: more than 0, in Hz")
+    if samples.dtype in (np.int16, np.int32):
+        samples = samples / (np.iinfo(samples.dtype).max + 1.0)
+    elif not np.issubdtype(samples.dtype, np.floating):
+        raise InputError(f"samples of dtype {samples.dtype}: expected float, int16 or int32")
+    if samples.ndim == 2:
+        count = samples.shape[1]
+        if channel is not None and count > 1 and not 0 <= channel < count:
+            raise InputError(f"samples of {count} channels, but channel={channel} (from 0)")
+        one = 0 if count == 1 else channel
+        samples = samples.mean(axis=1) if one is None else samples[:, one]
+    if not np.isfinite(samples).all():
+        raise InputError("samples: not all of them are finite numbers")
+    wave = np.ascontiguousarray(samples, dtype=np.float32)
+    yield wave if rate == sample_rate else soxr.resample(wave, rate, sample_rate)
+
+
 def windows(
     blocks: Iterable[np.ndarray], length: int, hop: int
 ) -> Iterator[tuple[int, np.ndarray]]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unlabeledasd.errors import InputError
-from unlabeledasd.files import sha256
+from unlabeledasd.files import file_hash
 
 SAMPLE_RATE = 16000
 N_MELS = 128
@@ -260,7 +260,7 @@ def load_beats(path: Path, hashes: Sequence[str] | None = tuple(CHECKPOINTS)) ->
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file; get {wanted()}")
-    size, found = path.stat().st_size, sha256(path)
+    size, found = path.stat().st_size, file_hash(path)
     if hashes is not None and found not in hashes:
         raise InputError(
             f"{path}: {size:,} bytes, sha256 {found}: not a known file; get {wanted()}"

@@ -1,7 +1,7 @@
-"""Pseudo-labels of one machine without attributes (arXiv 2409.09332): clusters of its training clips' embeddings.
+"""Pseudo-labels of one machine without attributes (arXiv 2409.09332): clusters of embeddings.
 
-One UMAP to two dimensions of both domains together; then per domain a Gaussian mixture with full covariances, its
-number of components chosen by BIC.
+UMAP maps the training clips of both domains together to two dimensions. Then each domain gets a
+Gaussian mixture with full covariances, with the number of components chosen by BIC.
 """
 
 import warnings
@@ -13,24 +13,27 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import KFold
 
-from unlabeledasd.errors import InputError
+from unlabeledasd.errors import InputError, check_range
 from unlabeledasd.scoring import one_thread
 
 CRITERIA = ("cv_bic", "bic")
 DOMAINS = ("source", "target")
 UMAP_LEAST = 4  # points
+LEAST = {"max_source": 1, "max_target": 1, "n_folds": 2, "n_neighbors": 2}
 
 
 class PseudoLabeler(BaseEstimator):
     """Clusters of one machine's training clips, by scikit-learn's contract.
 
-    criterion "cv_bic": the BIC of held-out clips, averaged over shuffled folds (the released system: the same
-    without shuffling, so that it depends on the order of files); "bic": the BIC of all clips.
-    Fewer than `n_folds` clips of a domain: one cluster. Never more components than distinct points to fit.
-    The order of the clips does not matter: they are sorted by their embedding first.
+    criterion: "cv_bic" is the BIC of held-out clips, averaged over shuffled folds (the authors'
+    code does not shuffle, so that it depends on the order of files); "bic" is the BIC of all
+    clips. A domain with fewer than `n_folds` clips is one cluster. A mixture never has more
+    components than distinct points to fit. The order of the clips does not matter: they are
+    sorted by their embedding first.
 
-    labels_ (N,): cluster within the clip's domain, 0 the largest; map_ (N, 2); criterion_: domain -> (K,), the
-    criterion of 1..K components; n_clusters_: domain -> number of clusters that have clips.
+    labels_ (N,): cluster within the clip's domain, 0 the largest; map_ (N, 2); criterion_: domain
+    -> (K,), the criterion of 1..K components; n_clusters_: domain -> number of clusters that have
+    clips.
     """
 
     def __init__(
@@ -54,27 +57,22 @@ class PseudoLabeler(BaseEstimator):
     def fit(
         self, embedding: np.ndarray, is_target: np.ndarray, others: np.ndarray | None = None
     ) -> "PseudoLabeler":
-        """embedding (N, D), is_target (N,) bool or 0/1; others (M, D): clips that shape the map but get no label
-        (the released system: the test clips)."""
+        """Cluster embedding (N, D) of clips with is_target (N,) bool or 0/1.
+
+        others (M, D): clips that shape the map but get no label, the test clips in the authors'
+        code.
+        """
         if self.criterion not in CRITERIA:
             raise InputError(f"criterion={self.criterion!r}: allowed are {', '.join(CRITERIA)}")
-        for name, least in (
-            ("max_source", 1),
-            ("max_target", 1),
-            ("n_folds", 2),
-            ("n_neighbors", 2),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"{name}={getattr(self, name)}: at least {least}")
+        for name, least in LEAST.items():
+            check_range(name, getattr(self, name), least)
         if len(embedding) == 0:
             raise ValueError("PseudoLabeler.fit: no training clips")
         embedding = np.asarray(embedding, dtype=np.float32)
         is_target = np.asarray(is_target).astype(bool)
-        every = (
-            embedding
-            if others is None
-            else np.concatenate([embedding, np.asarray(others, dtype=np.float32)])
-        )
+        every = embedding
+        if others is not None:
+            every = np.concatenate([embedding, np.asarray(others, dtype=np.float32)])
         if not np.isfinite(every).all():
             raise InputError("embeddings with values that are not finite cannot be clustered")
         # equal embeddings have one place in the map; `place` sorts the clips as well
@@ -96,9 +94,8 @@ class PseudoLabeler(BaseEstimator):
         if len(points) < UMAP_LEAST:
             return np.zeros((len(points), 2))
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # about an optional dependency, and the initialisation of few points
+            # about an optional dependency, and about the initialisation of few points
+            warnings.simplefilter("ignore")
             from umap import UMAP  # takes seconds
 
             umap = UMAP(
@@ -112,7 +109,10 @@ class PseudoLabeler(BaseEstimator):
             return umap.fit_transform(points).astype(np.float64)
 
     def _cluster(self, points: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-        """Points (N, 2) -> cluster of each (N,), the criterion of 1..K components (K,): none if there was no choice."""
+        """Points (N, 2) -> cluster of each (N,), the criterion (K,) of 1..K components.
+
+        The criterion is empty where there was no choice.
+        """
         if len(points) < self.n_folds:
             return np.zeros(len(points), dtype=int), np.empty(0)
         if self.criterion == "bic":
@@ -123,14 +123,10 @@ class PseudoLabeler(BaseEstimator):
         most = min(most, *(len(np.unique(train, axis=0)) for train, _ in folds))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            curve = np.array(
-                [
-                    np.mean(
-                        [self._mixture(n).fit(train).bic(held_out) for train, held_out in folds]
-                    )
-                    for n in range(1, most + 1)
-                ]
-            )
+            curve = np.empty(most)
+            for n in range(1, most + 1):
+                bic = [self._mixture(n).fit(train).bic(held_out) for train, held_out in folds]
+                curve[n - 1] = np.mean(bic)
             component = self._mixture(1 + int(curve.argmin())).fit(points).predict(points)
         _, component, sizes = np.unique(component, return_inverse=True, return_counts=True)
         rank = np.argsort(np.argsort(-sizes, kind="stable"))
@@ -142,6 +138,5 @@ class PseudoLabeler(BaseEstimator):
 
 def agreement(clusters: np.ndarray, attributes: np.ndarray) -> tuple[float, float]:
     """Adjusted Rand index and normalised mutual information of two labelings of the same clips."""
-    return adjusted_rand_score(attributes, clusters), normalized_mutual_info_score(
-        attributes, clusters
-    )
+    mutual_information = normalized_mutual_info_score(attributes, clusters)
+    return adjusted_rand_score(attributes, clusters), mutual_information

@@ -1,12 +1,13 @@
-"""What turns clips into embeddings for pseudo-labels: PANNs, OpenL3, and any finished run of ours.
+"""Embedders of clips for pseudo-labels: PANNs, OpenL3, and any finished run of this project.
 
-One interface: `embedder.embed(root, paths, channel, device)`. Building an embedder reads its weights, which are
-the user's download (pseudoattr/README.md); nothing is fetched.
+All have `embedder.embed(root, paths, channel, device)`. Making an embedder reads its weights, which
+the user downloads (pseudoattr/README.md); nothing is fetched.
 """
 
-import hashlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import librosa
 import numpy as np
@@ -15,22 +16,24 @@ from torch import Tensor, nn
 
 from unlabeledasd import evaluation
 from unlabeledasd.errors import InputError
+from unlabeledasd.files import file_hash
 from unlabeledasd.pseudo.pretrained import Cnn14, OpenL3Net
 from unlabeledasd.runs.checkpoints import load_extractor
 
 PANNS_MD5 = "541141fa2ee191a88f24a3219fff024e"
 PANNS_SOURCE = (
-    f"Cnn14_mAP=0.431.pth (327,428,481 bytes, md5 {PANNS_MD5}) from https://zenodo.org/record/3987831; "
-    "see pseudoattr/README.md"
+    f"Cnn14_mAP=0.431.pth (327,428,481 bytes, md5 {PANNS_MD5}) from "
+    "https://zenodo.org/record/3987831; see pseudoattr/README.md"
 )
 OPENL3_SOURCE = (
     "torchopenl3_mel128_env_512.pth.tar (about 36 MB, no published checksum known) from "
     "https://github.com/torchopenl3/torchopenl3-models; see pseudoattr/README.md"
 )
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class Embedder:
-    """An extractor with `n_samples` and `extractor(wave (B, n_samples)) -> (embedding (B, D), ...)`, over files."""
+    """Embeds files by an extractor: extractor(wave (B, n_samples)) -> (embedding (B, D), ...)."""
 
     def __init__(
         self,
@@ -67,9 +70,10 @@ class Embedder:
 
 
 class Panns(Embedder):
-    """2048 numbers by CNN14, of the clip tiled to `clip_seconds` and resampled to 32 kHz.
+    """2048 dimensions by CNN14, of the clip tiled to `clip_seconds` and resampled to 32 kHz.
 
-    weights: the file `Cnn14_mAP=0.431.pth`. md5: what it must have; null takes any file that fits the network.
+    weights: the file `Cnn14_mAP=0.431.pth`; md5: its checksum, None takes any file that fits the
+    network.
     """
 
     def __init__(
@@ -85,11 +89,12 @@ class Panns(Embedder):
 
 
 class OpenL3(Embedder):
-    """512 numbers by OpenL3 (environmental sounds, 128 mels), the mean over windows each `hop_seconds`, of the clip
-    tiled to `clip_seconds` and resampled to 48 kHz.
+    """512 dimensions by OpenL3 (environmental sounds, 128 mels).
 
-    weights: the file `torchopenl3_mel128_env_512.pth.tar`. md5: what it must have; null takes any file that fits
-    the network. windows_at_once: one-second windows that pass the network together.
+    The mean over windows every `hop_seconds` of the clip, tiled to `clip_seconds` and resampled to
+    48 kHz. weights: the file `torchopenl3_mel128_env_512.pth.tar`; md5: its checksum, None takes
+    any file that fits the network. windows_at_once: one-second windows that pass the network
+    together.
     """
 
     def __init__(
@@ -101,15 +106,16 @@ class OpenL3(Embedder):
         md5: str | None = None,
         windows_at_once: int = 32,
     ):
-        network = load_weights(
-            lambda: OpenL3Net(hop_seconds, windows_at_once), Path(weights), OPENL3_SOURCE, md5
-        )
+        make = partial(OpenL3Net, hop_seconds, windows_at_once)
+        network = load_weights(make, Path(weights), OPENL3_SOURCE, md5)
         super().__init__(Resampled(network, clip_seconds, sample_rate), "OpenL3", batch_size=1)
 
 
 class OwnModel(Embedder):
-    """The embedding of a finished run: its extractor and a checkpoint that it kept. unit_norm: each on the unit
-    sphere, as the losses and scorers see them."""
+    """The embedding of a finished run: its extractor and a checkpoint that it kept.
+
+    unit_norm: embeddings are normalised, as the losses and scorers normalise them.
+    """
 
     def __init__(
         self,
@@ -124,52 +130,43 @@ class OwnModel(Embedder):
 
 
 class Resampled(nn.Module):
-    """Makes a network of another sample rate an extractor of clips of ours: (B, n_samples) -> (embedding (B, D),)."""
+    """An extractor by a network of another sample rate: (B, n_samples) -> (embedding (B, D),)."""
 
-    def __init__(self, network: nn.Module, clip_seconds: float, sample_rate: int):
+    def __init__(self, network: Cnn14 | OpenL3Net, clip_seconds: float, sample_rate: int):
         super().__init__()
-        self.network, self.sample_rate = network, sample_rate
+        self.network = network
+        self.sample_rate, self.target_rate = sample_rate, network.sample_rate
         self.n_samples = round(clip_seconds * sample_rate)
 
     def forward(self, wave: Tensor) -> tuple[Tensor]:
-        return (self.network(resample(wave, self.sample_rate, self.network.sample_rate)),)
+        return (self.network(resample(wave, self.sample_rate, self.target_rate)),)
 
 
 def resample(wave: Tensor, sample_rate: int, target_rate: int) -> Tensor:
-    """(B, T) -> (B, ceil(T target_rate / sample_rate)) by soxr at high quality, on the CPU, back on its device."""
+    """(B, T) -> (B, ceil(T target_rate / sample_rate)) by soxr at high quality, on the CPU."""
     resampled = librosa.resample(
         wave.cpu().numpy(), orig_sr=sample_rate, target_sr=target_rate, res_type="soxr_hq"
     )
     return torch.from_numpy(resampled).to(wave.device)
 
 
-def load_weights(
-    make: Callable[[], nn.Module], path: Path, source: str, md5: str | None
-) -> nn.Module:
-    """The network that `make()` gives, with the weights of `path`; InputError says what is wrong with the file and
-    where to get the right one."""
+def load_weights(make: Callable[[], Network], path: Path, source: str, md5: str | None) -> Network:
+    """The network that `make()` returns, with the weights of `path`.
+
+    InputError says what is wrong with the file, and where to get the right one.
+    """
     if not path.is_file():
         raise InputError(f"{path}: no such file; get {source}")
-    if md5 and (found := file_md5(path)) != md5:
-        raise InputError(
-            f"{path}: {path.stat().st_size:,} bytes with md5 {found}, expected md5 {md5}; get {source}"
-        )
+    if md5 and (found := file_hash(path, "md5")) != md5:
+        size = f"{path.stat().st_size:,} bytes"
+        raise InputError(f"{path}: {size} with md5 {found}, expected md5 {md5}; get {source}")
     with torch.device("meta"):  # all of it comes from the file
         network = make()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state.get("model", state), assign=True)
-    except Exception as error:  # a damaged file raises whatever its bytes lead to
+    except Exception as error:  # any error a corrupt file can raise
         reason = " ".join((str(error) or type(error).__name__).split())[:200]
-        raise InputError(
-            f"{path}: not the weights of {type(network).__name__} ({reason}); get {source}"
-        ) from error
+        what = f"not the weights of {type(network).__name__}"
+        raise InputError(f"{path}: {what} ({reason}); get {source}") from error
     return network.requires_grad_(False).eval()
-
-
-def file_md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from unlabeledasd.clips import NO_ATTRIBUTE, UNKNOWN, parse_clip
+from unlabeledasd.clip_names import NO_ATTRIBUTE, UNKNOWN, parse_clip
 from unlabeledasd.errors import InputError
-from unlabeledasd.files import write_json
+from unlabeledasd.files import file_hash, write_json
 from unlabeledasd.labels import Labels, class_names
 
 
@@ -18,12 +18,12 @@ from unlabeledasd.labels import Labels, class_names
 class PseudoLabels:
     """The file labels.json of one source of pseudo-labels for one dataset.
 
-    recordings: machine -> fingerprint of its training clips; clips: path -> name of its class; settings: how the
-    clusters were made.
+    settings: how the clusters were made; recordings: machine -> fingerprint of its training clips;
+    clips: path -> name of its class.
     """
 
     dataset: str
-    source: str  # class_1: the source and, if it has one, the seed
+    source: str  # class_1: the source, and the seed where it has one
     settings: dict
     recordings: dict[str, str]
     clips: dict[str, str]
@@ -35,7 +35,8 @@ class PseudoLabels:
     def load(cls, path: Path) -> "PseudoLabels":
         try:
             labels = cls(**json.loads(path.read_text(encoding="utf-8")))
-            if wrong := [p for p, name in labels.clips.items() if not isinstance(name, str)]:
+            wrong = [path for path, name in labels.clips.items() if not isinstance(name, str)]
+            if wrong:
                 raise ValueError(f"the class of {wrong[0]} is no text")
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: not a file of pseudo-labels ({error})") from None
@@ -56,11 +57,11 @@ def labels_from_file(
     hide: Sequence[str] | str = (),
     command: str = "pseudoattr/pseudo_attr.sh",
 ) -> Labels:
-    """Pseudo-labels, from `folder`/<source>[_<seed>]/labels.json, for the machines without attributes, and classes
-    machine-domain-attribute for the others.
+    """Pseudo-labels for the machines without attributes; machine-domain-attribute for the others.
 
-    hide: machines that count as unlabeled though their names tell attributes, or "all"; command: makes the file.
-    The file must be of this dataset and source, and of exactly these recordings in `root`.
+    The file `folder`/<source>[_<seed>]/labels.json must be of this dataset and source, and of
+    exactly these recordings in `root`. hide: machines that are taken as unlabeled although their
+    file names have attributes, or "all"; command: makes the file.
     """
     name = source_name(source, seed)
     file = Path(folder) / name / "labels.json"
@@ -68,24 +69,24 @@ def labels_from_file(
         raise InputError(f"{file}: no such pseudo-labels; they are made by: {command}")
     pseudo = PseudoLabels.load(file)
     if (pseudo.dataset, pseudo.source) != (dataset, name):
-        raise InputError(
-            f"{file}: says it is of {pseudo.source}, dataset {pseudo.dataset}; wanted {name}, {dataset}"
-        )
+        found = f"says it is of {pseudo.source}, dataset {pseudo.dataset}"
+        raise InputError(f"{file}: {found}; wanted {name}, {dataset}")
     training = table[table.split == "train"]
     unlabeled = training[training.machine.isin(unlabeled_machines(training, hide))]
     for complaint in misfits(pseudo, unlabeled, root):
-        raise InputError(f"{file}: {complaint}; make it anew: {command}")
+        raise InputError(f"{file}: {complaint}; make it again: {command}")
+    paths = training.path.tolist()
     known = zip(training.machine, training.domain, training.attribute, strict=True)
     names = class_names(
         (pseudo.clips[path],) if path in pseudo.clips else parts
-        for path, parts in zip(training.path, known, strict=True)
+        for path, parts in zip(paths, known, strict=True)
     )
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    return Labels.from_names(training.path.tolist(), names, {"file": str(file), "sha256": sha256})
+    made_from = {"file": str(file), "sha256": file_hash(file)}
+    return Labels.from_names(paths, names, made_from)
 
 
 def misfits(pseudo: PseudoLabels, unlabeled: pd.DataFrame, root: str | Path) -> Iterator[str]:
-    """What speaks against these labels for the training clips of the unlabeled machines."""
+    """Why these labels are not of the training clips of the unlabeled machines."""
     machines, paths = set(unlabeled.machine), set(unlabeled.path)
     for machine in sorted(machines - set(pseudo.recordings)):
         yield f"has no labels of {machine}"
@@ -101,24 +102,25 @@ def misfits(pseudo: PseudoLabels, unlabeled: pd.DataFrame, root: str | Path) -> 
 
 
 def unlabeled_machines(table: pd.DataFrame, hide: Sequence[str] | str = ()) -> list[str]:
-    """Machines none of whose training clips tells an attribute, and those to `hide` ("all": every one)."""
+    """Machines without attributes in the names of their training clips, and those to `hide`."""
     machines = table.machine.unique().tolist()
     hide = machines if hide == "all" else hide
     if unknown := sorted(set(hide) - set(machines)):
-        raise InputError(
-            f"dataset.hide: no machine {unknown[0]}; the machines are {', '.join(machines)}, or all"
-        )
-    tells = set(table.machine[(table.split == "train") & (table.attribute != NO_ATTRIBUTE)])
-    return [machine for machine in machines if machine in hide or machine not in tells]
+        known = ", ".join(machines)
+        raise InputError(f"dataset.hide: no machine {unknown[0]}; the machines are {known}, or all")
+    labeled = set(table.machine[(table.split == "train") & (table.attribute != NO_ATTRIBUTE)])
+    return [machine for machine in machines if machine in hide or machine not in labeled]
 
 
 def true_attributes(table: pd.DataFrame, folder: str | Path) -> pd.Series:
-    """Attribute of every clip in `table`: from its name, or where that hides it from the official lists
-    `folder`/<machine>/attributes_<section>_<split>_correspondence.csv; else "unknown"."""
+    """Attribute of every clip in `table`, "unknown" where it is not known.
+
+    From its name, or where the name hides it from the official lists
+    `folder`/<machine>/attributes_<section>_<split>_correspondence.csv.
+    """
     known = {}
-    for place in sorted(
-        {path.rpartition("/")[0] for path in table.path[table.attribute == NO_ATTRIBUTE]}
-    ):
+    hidden_paths = table.path[table.attribute == NO_ATTRIBUTE]
+    for place in sorted({path.rpartition("/")[0] for path in hidden_paths}):
         machine, split = place.split("/")[:2]
         for file in sorted(Path(folder, machine).glob(f"attributes_*_{split}_correspondence.csv")):
             names = pd.read_csv(file)
@@ -128,13 +130,15 @@ def true_attributes(table: pd.DataFrame, folder: str | Path) -> pd.Series:
                 # the index of the true name is not always that of the clip
                 known[f"{place}/{hidden}"] = parse_clip(f"{machine}/{split}/{true}").attribute
     pairs = zip(table.path, table.attribute, strict=True)
-    return pd.Series(
-        [known.get(p, UNKNOWN) if a == NO_ATTRIBUTE else a for p, a in pairs], table.index
-    )
+    found = [known.get(p, UNKNOWN) if a == NO_ATTRIBUTE else a for p, a in pairs]
+    return pd.Series(found, table.index)
 
 
 def fingerprint(root: str | Path, paths: Sequence[str]) -> str:
-    """SHA-256 over names, sizes and 4 kB from the middle of each clip: tells other recordings of equal names."""
+    """SHA-256 of names, sizes and 4 kB from the middle of each clip.
+
+    It differs for other recordings of equal names.
+    """
     digest = hashlib.sha256()
     for path in sorted(paths):
         with Path(root, path).open("rb") as file:

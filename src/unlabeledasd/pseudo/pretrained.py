@@ -1,8 +1,8 @@
-"""The networks of PANNs and OpenL3 up to their embeddings, their front ends included: plain nn.Module.
+"""The networks of PANNs and OpenL3 up to their embeddings, with their front ends.
 
-Every parameter and buffer has the name and shape it has in the published weights, so that those load unchanged;
-the constants of the front ends (DFT kernels, mel filters) are among them, and the loaded ones are the ones used.
-Both were trained by others; here they only embed, in evaluation mode.
+Every parameter and buffer has its name and shape in the published weights, so that those load
+unchanged. The constants of the front ends (DFT kernels, mel filters) are among them, and the loaded
+ones are used. Both networks were trained by others; here they only embed, in evaluation mode.
 """
 
 import librosa
@@ -13,19 +13,26 @@ from torch.nn import functional as F
 
 
 def windowed_dft(n_fft: int) -> tuple[Tensor, Tensor]:
-    """Real and imaginary part of the first n_fft/2 + 1 rows of the DFT matrix, each row times a periodic Hann
-    window, as kernels of a convolution: (n_fft/2 + 1, 1, n_fft) each."""
+    """Real and imaginary part of the DFT matrix as kernels of a convolution.
+
+    (n_fft/2 + 1, 1, n_fft) each: the first rows, each times a periodic Hann window.
+    """
     time, bins = np.arange(n_fft), np.arange(n_fft // 2 + 1)
     window = 0.5 - 0.5 * np.cos(2 * np.pi * time / n_fft)
-    angle = (
-        2 * np.pi * (np.outer(bins, time) % n_fft) / n_fft
-    )  # whole turns taken off for precision
-    kernels = (np.cos(angle) * window, -np.sin(angle) * window)
-    return tuple(torch.from_numpy(kernel[:, None].astype(np.float32)) for kernel in kernels)
+    turns = (np.outer(bins, time) % n_fft) / n_fft  # without whole turns, for precision
+    real, imaginary = np.cos(2 * np.pi * turns) * window, -np.sin(2 * np.pi * turns) * window
+    return to_kernel(real), to_kernel(imaginary)
+
+
+def to_kernel(matrix: np.ndarray) -> Tensor:
+    return torch.from_numpy(matrix[:, None].astype(np.float32))
 
 
 class PowerSpectrogram(nn.Module):
-    """(B, T) -> (B, n_fft/2 + 1, frames), |STFT|^2, centred with reflected edges, by two convolutions."""
+    """(B, T) -> (B, n_fft/2 + 1, frames), |STFT|^2 by two convolutions, with reflected edges."""
+
+    conv_real: nn.Conv1d
+    conv_imag: nn.Conv1d
 
     def __init__(self, n_fft: int, hop: int):
         super().__init__()
@@ -55,11 +62,11 @@ class ConvBlock(nn.Module):
 
 
 class Cnn14(nn.Module):
-    """Waveforms (B, T) at 32 kHz -> embeddings (B, 2048): CNN14 of PANNs, 81 million numbers.
+    """Waveforms (B, T) at 32 kHz -> embeddings (B, 2048): CNN14 of PANNs, 81 million parameters.
 
-    Q. Kong et al., "PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern Recognition",
-    arXiv 1912.10211. 64 log-mel bands, 50 to 14,000 Hz, a frame each 10 ms; the embedding is the layer before
-    the tags of AudioSet (`fc_audioset`, which is here to take its weights).
+    Q. Kong et al., "PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern
+    Recognition", arXiv 1912.10211. 64 log-mel bands from 50 to 14,000 Hz, a frame every 10 ms; the
+    embedding is the layer before the tags of AudioSet (`fc_audioset`, unused but in the weights).
     """
 
     sample_rate = 32000
@@ -83,9 +90,8 @@ class Cnn14(nn.Module):
 
     def forward(self, wave: Tensor) -> Tensor:
         power = self.spectrogram_extractor["stft"](wave).transpose(1, 2)  # (B, frames, 513)
-        x = (
-            10 * (power @ self.logmel_extractor["melW"]).clamp(min=1e-10).log10()
-        )  # (B, frames, 64), dB
+        mel = power @ self.logmel_extractor["melW"]
+        x = 10 * mel.clamp(min=1e-10).log10()  # (B, frames, 64), dB
         x = self.bn0(x.transpose(1, 2).unsqueeze(-1)).permute(0, 3, 2, 1)  # (B, 1, frames, 64)
         for i in range(1, 7):
             x = getattr(self, f"conv_block{i}")(x)
@@ -96,45 +102,48 @@ class Cnn14(nn.Module):
 
 
 class MelDecibel(nn.Module):
-    """One-second windows (N, 48000) at 48 kHz -> (N, 128 mels, 199 frames) in dB, each window's peak at 0, from -80.
+    """One-second windows (N, 48000) at 48 kHz -> (N, 128 mels, 199 frames) in dB.
 
-    The magnitude, not the power, times ten as kapre 0.1.4 computes it, with which OpenL3 was trained.
+    Each window's peak is at 0, its floor at -80. Ten times the logarithm of the magnitude, not of
+    the power, as in kapre 0.1.4, with which OpenL3 was trained.
     """
+
+    dft_real_kernels: Tensor
+    dft_imag_kernels: Tensor
+    mel_basis: Tensor
 
     def __init__(self):
         super().__init__()
         n_fft, self.hop = 2048, 242
-        self.padding = (
-            n_fft - 48000 % self.hop
-        )  # as TensorFlow pads: "same", the larger part behind
-        for name, kernel in zip(
-            ("dft_real_kernels", "dft_imag_kernels"), windowed_dft(n_fft), strict=True
-        ):
-            self.register_buffer(name, kernel)
-        mel = librosa.filters.mel(
-            sr=48000, n_fft=n_fft, n_mels=128, fmin=0, fmax=24000, htk=True, norm=1
-        )
+        self.padding = n_fft - 48000 % self.hop  # TensorFlow's "same", the larger part at the end
+        real, imaginary = windowed_dft(n_fft)
+        self.register_buffer("dft_real_kernels", real)
+        self.register_buffer("dft_imag_kernels", imaginary)
+        bands = {"n_mels": 128, "fmin": 0, "fmax": 24000, "htk": True, "norm": 1}
+        mel = librosa.filters.mel(sr=48000, n_fft=n_fft, **bands)
         self.register_buffer("mel_basis", torch.from_numpy(mel))  # (128, 1025)
 
     def forward(self, windows: Tensor) -> Tensor:
         left = self.padding // 2
         windows = F.pad(windows.unsqueeze(1), (left, self.padding - left))
-        parts = [
-            F.conv1d(windows, k, stride=self.hop)
-            for k in (self.dft_real_kernels, self.dft_imag_kernels)
-        ]
-        mel = self.mel_basis @ (parts[0].square() + parts[1].square())
+        real = F.conv1d(windows, self.dft_real_kernels, stride=self.hop)
+        imaginary = F.conv1d(windows, self.dft_imag_kernels, stride=self.hop)
+        mel = self.mel_basis @ (real.square() + imaginary.square())
         level = 10 * mel.sqrt().clamp(min=1e-10).log10()
         return (level - level.amax((1, 2), keepdim=True)).clamp(min=-80)
 
 
 class OpenL3Net(nn.Module):
-    """Waveforms (B, T) at 48 kHz -> embeddings (B, 512): the audio network of OpenL3 for 128 mels, averaged over time.
+    """Waveforms (B, T) at 48 kHz -> embeddings (B, 512): the audio network of OpenL3, 128 mels.
 
-    J. Cramer, H.-H. Wu, J. Salamon, J. P. Bello, "Look, Listen and Learn More: Design Choices for Deep Audio
-    Embeddings", ICASSP 2019. One-second windows each `hop_seconds`, centred: half a second of silence precedes
-    the clip, and what the last window lacks is silence too. `windows_at_once` bounds the memory, 25 MB each.
+    J. Cramer, H.-H. Wu, J. Salamon, J. P. Bello, "Look, Listen and Learn More: Design Choices for
+    Deep Audio Embeddings", ICASSP 2019. The mean over one-second windows every `hop_seconds`,
+    centred: half a second of silence precedes the clip, and silence completes the last window.
+    `windows_at_once` bounds the memory, 25 MB each.
     """
+
+    batch_normalization_1: nn.BatchNorm2d
+    audio_embedding_layer: nn.Conv2d
 
     sample_rate = 48000
     embedding_size = 512
@@ -163,9 +172,8 @@ class OpenL3Net(nn.Module):
 
     def embed_clip(self, windows: Tensor) -> Tensor:
         """(n_windows, 48000) of one clip -> (512,)."""
-        return torch.cat(
-            [self.embed_windows(part) for part in windows.split(self.windows_at_once)]
-        ).mean(0)
+        parts = windows.split(self.windows_at_once)
+        return torch.cat([self.embed_windows(part) for part in parts]).mean(0)
 
     def embed_windows(self, windows: Tensor) -> Tensor:
         """(N, 48000) -> (N, 512)."""

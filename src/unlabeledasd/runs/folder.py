@@ -1,22 +1,26 @@
-"""The run folder `<results_dir>/<dataset>/<method>_<seed>/`: where things lie, what is done, who works on it."""
+"""The run folder `<results_dir>/<dataset>/<method>_<seed>/`: its paths, state and one writer."""
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import yaml
+
 from unlabeledasd.errors import InputError
-from unlabeledasd.files import sha256, write_json
-from unlabeledasd.runs.locks import holding
+from unlabeledasd.files import file_hash, write_json
+from unlabeledasd.runs.locks import locked
 
 
-def patience() -> float:
-    """Seconds to wait for a folder that is held: a cluster's jobs, which may find the lock of a host that is gone,
-    set UNLABELEDASD_WAIT."""
+def lock_patience() -> float:
+    """Seconds to wait for a locked folder, from UNLABELEDASD_WAIT.
+
+    Jobs of a cluster set it, since they may find the lock of a host that is lost.
+    """
     text = os.environ.get("UNLABELEDASD_WAIT", "0")
     if not re.fullmatch(r"\d+", text, re.ASCII):
         raise InputError(f"UNLABELEDASD_WAIT={text}: a whole number of seconds, at least 0")
@@ -25,15 +29,15 @@ def patience() -> float:
 
 @contextmanager
 def writing_alone(folder: Path, lock: Path) -> Iterator[None]:
-    """Hold `folder`, after a wait by `patience`, and first remove the temporary files that a killed process left."""
-    with holding(folder, lock, patience()):
+    """Lock `folder` for the block, and remove the temporary files that a killed process left."""
+    with locked(folder, lock, lock_patience()):
         for leftover in folder.rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         yield
 
 
 class Run:
-    """Paths and state of one run; creates nothing until it is written to."""
+    """Paths and state of one run; creates nothing by itself."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -42,15 +46,11 @@ class Run:
         self.labels = self.all / "labels.json"
         self.environment = self.all / "environment.json"
         self.done_marker = self.all / "done"
-        self.progress = (
-            self.all / "progress.json"
-        )  # epochs trained and of how many, and how long they took
+        self.progress = self.all / "progress.json"  # epochs trained, of how many, seconds of each
         self.error = self.all / "error"  # what ended the last attempt, in one line
-        self.cleared = self.all / "cleared"  # id of the call that last removed what the run had
+        self.cleared = self.all / "cleared"  # id of the call that last removed the run's files
         self.last_checkpoint = self.all / "checkpoints" / "last.ckpt"
-        self.previous_checkpoint = (
-            self.all / "checkpoints" / "previous.ckpt"
-        )  # for when the last one is damaged
+        self.previous_checkpoint = self.all / "checkpoints" / "previous.ckpt"  # if that is corrupt
 
     def checkpoint(self, epoch: int) -> Path:
         """Weights after `epoch` (counted from 1)."""
@@ -64,15 +64,12 @@ class Run:
 
     def machines(self, version: str) -> list[str]:
         """Machines that have scores of `version`, sorted."""
-        return sorted(
-            p.parent.name
-            for p in self.folder.glob("*/infer")
-            if (p / f"version_{version}").is_dir()
-        )
+        folders = self.folder.glob("*/infer")
+        return sorted(p.parent.name for p in folders if (p / f"version_{version}").is_dir())
 
     @property
     def epochs(self) -> list[int]:
-        """Epochs whose weights are kept, ascending."""
+        """Epochs of which the weights are kept, ascending."""
         return sorted(int(p.stem[5:]) for p in (self.all / "checkpoints").glob("epoch*.ckpt"))
 
     @property
@@ -80,61 +77,63 @@ class Run:
         return self.done_marker.is_file()
 
     def mark_done(self, settings: str, keep_last: bool = False) -> None:
-        """Written last; `settings` is the hash of what decides the results."""
-        if not keep_last:  # there is nothing to go on from
+        """Written last; settings: the hash of what decides the results."""
+        if not keep_last:  # nothing is left to resume
             self.last_checkpoint.unlink(missing_ok=True)
             self.previous_checkpoint.unlink(missing_ok=True)
         finished = datetime.now().astimezone().isoformat(timespec="seconds")
-        labels = sha256(self.labels) if self.labels.is_file() else None
+        labels = file_hash(self.labels) if self.labels.is_file() else None
         write_json(self.done_marker, {"finished": finished, "settings": settings, "labels": labels})
 
     def read_done(self) -> dict[str, str | None]:
         try:
-            return {
-                "settings": None,
-                "labels": None,
-                **json.loads(self.done_marker.read_text(encoding="utf-8")),
-            }
+            done = json.loads(self.done_marker.read_text(encoding="utf-8"))
+            return {"settings": None, "labels": None, **done}
         except (ValueError, TypeError):
             raise InputError(
-                f"{self.done_marker}: damaged; remove it to have the run completed"
+                f"{self.done_marker}: corrupt; remove it to have the run completed"
             ) from None
 
+    def read_config(self) -> dict:
+        """The configuration that the run was made with, resolved."""
+        file = self.require(self.config)
+        try:
+            config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (ValueError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{file}: not a configuration ({reason})") from None
+        if not isinstance(config, dict):
+            raise InputError(f"{file}: not a configuration (no keys in it)")
+        return config
+
     def clear(self) -> list[str]:
-        """Remove all that a run writes, the done marker first, so that no half of it passes for a run; its paths."""
+        """Remove all that a run writes -> the paths removed.
+
+        The done marker goes first, so that half of a run is never taken for a finished one.
+        """
         versions = sorted(self.folder.glob("*/infer/version_*"))
         folders = [self.all / name for name in ("scorers", "infer", "checkpoints", "logs")]
-        files = (
-            self.labels,
-            self.environment,
-            self.progress,
-            self.error,
-            self.cleared,
-            self.config,
-        )
-        present = [
-            path for path in (self.done_marker, *versions, *folders, *files) if path.exists()
-        ]
+        files = [self.labels, self.environment, self.progress, self.error, self.cleared]
+        every = [self.done_marker, *versions, *folders, *files, self.config]
+        present = [path for path in every if path.exists()]
         for path in present:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         return [path.relative_to(self.folder).as_posix() for path in present]
 
     def require(self, path: Path) -> Path:
-        """`path`, or an InputError that says this is no finished run."""
+        """`path`; InputError where the run lacks it."""
         if not path.is_file():
             name = path.relative_to(self.folder)
-            raise InputError(
-                f"{self.folder}: {name} is missing; overwrite=true trains this run anew"
-            )
+            raise InputError(f"{self.folder}: {name} is missing; retrain with overwrite=true")
         return path
 
     @contextmanager
     def claim(self) -> Iterator[None]:
-        """Hold the run folder for this process; RunHeld names who holds it otherwise, after a wait."""
+        """Lock the run folder for the block; RunLocked names the process that has locked it."""
         with writing_alone(self.folder, self.all / "lock"):
             yield
 
 
-def version_name(epochs: list[int]) -> str:
-    """[12, 14, 16] -> epoch_12_14_16; [12] -> epoch12: the version of these scores, or of their mean."""
+def version_name(epochs: Sequence[int]) -> str:
+    """[12, 14, 16] -> epoch_12_14_16, [12] -> epoch12: the version of their (mean) scores."""
     return f"epoch{epochs[0]}" if len(epochs) == 1 else "epoch_" + "_".join(map(str, epochs))

@@ -1,12 +1,16 @@
 """One writer per folder, on one machine or on several that share a file system.
 
-A lock is a file `<lock>.<n>`, and the highest n counts: whoever takes a lock creates the next number, which one
-process alone can do, and then removes the lower ones. The highest is never removed, so a process that was slow
-finds a higher one and knows that it lost. A holder renews its file's modification time while it works, and sets it
-back to 1970 when it is done.
+A lock is a file `<lock>.<n>`, of which the highest n counts. A process takes a lock by creating
+the next number, which only one process can do, and then removes the lower ones. The highest is
+never removed: a process that was slow finds a higher one and knows that it lost. The owner renews
+the modification time of its file (a heartbeat), and sets it to 1970 to release the lock.
 
-Nothing more than exclusive creation is asked of a network file system. Process ids mean something on the machine
-(and in the container) that gave them, so elsewhere a lock is judged by its age, on the file server's clock.
+Of a network file system this needs exclusive creation and nothing else. Process ids are valid on
+the machine and in the container that gave them; elsewhere a lock expires by its age, on the file
+server's clock.
+
+filelock's SoftFileLease (4.3.1) is not used: it takes over the lease of a lost host only after
+watching it for the whole lease time, so a command that does not wait could never resume its run.
 """
 
 import json
@@ -20,58 +24,58 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from unlabeledasd.errors import InputError, RunHeld
+from unlabeledasd.errors import InputError, RunLocked
 
-BEAT_SECONDS = 15
-STALE_SECONDS = 180  # without a beat; network file systems may show times up to a minute late
+HEARTBEAT_SECONDS = 15
+STALE_SECONDS = 180  # without a heartbeat; network file systems may show times a minute late
 RETRY_SECONDS = 5
-RELEASED = 1e9  # a time before this one, whatever the file system makes of 1970
+RELEASED = 1e9  # a time before this one, however the file system represents 1970
 
 
 @contextmanager
-def holding(folder: Path, lock: Path, wait_seconds: float = 0) -> Iterator[None]:
-    """Work on `folder` alone, by the lock `lock`; RunHeld names the process that does otherwise, for longer than
-    `wait_seconds` (a job that is queued again waits out the lock that it left behind on another host)."""
+def locked(folder: Path, lock: Path, wait_seconds: float = 0) -> Iterator[None]:
+    """Lock `folder` by the lock `lock` for the block.
+
+    RunLocked names the process that has locked it for longer than `wait_seconds` (a job that is
+    queued again waits for the expiry of the lock that it left on another host).
+    """
     end = time.monotonic() + wait_seconds
     try:
-        while (held := take(lock)) is None:
+        while (mine := take(lock)) is None:
             if time.monotonic() >= end:
-                raise RunHeld(f"{folder}: held by {describe(newest(lock)[1])}")
+                raise RunLocked(f"{folder}: locked by {describe(newest(lock)[1])}")
             time.sleep(min(RETRY_SECONDS, max(0.0, end - time.monotonic())))
     except OSError as error:
         raise InputError(f"{lock.parent}: cannot write there ({error.strerror})") from None
     done = threading.Event()
-    thread = threading.Thread(target=beat, args=(held, done), daemon=True)
+    thread = threading.Thread(target=send_heartbeats, args=(mine, done), daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-        with suppress(
-            OSError
-        ):  # on a full disk too; a lock of a process that is gone holds nobody up
-            os.utime(held, (0, 0))
+        release(mine)
 
 
 def take(lock: Path) -> Path | None:
-    """The lock file that is ours now; None while another process holds the lock."""
+    """The lock file that this process now owns; None where another process owns the lock."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     number, last = newest(lock)
-    if last is not None and is_held(last):
+    if last is not None and is_locked(last):
         return None
     mine = numbered(lock, number + 1)
     try:
         created = mine.open("x", encoding="utf-8")
-    except FileExistsError:  # another was faster
+    except FileExistsError:  # another process was faster
         return None
     try:
         with created:
-            created.write(json.dumps(me()))
-    except OSError:  # a full disk: nobody has to wait for what could not begin
-        os.utime(mine, (0, 0))
+            created.write(json.dumps(this_process()))
+    except OSError:  # a full disk: nobody should wait for what could not begin
+        release(mine)
         raise
-    if newest(lock)[0] > number + 1:  # others came and went since we looked
+    if newest(lock)[0] > number + 1:  # others took and released it since the first look
         mine.unlink(missing_ok=True)
         return None
     for n in all_numbers(lock):
@@ -80,19 +84,24 @@ def take(lock: Path) -> Path | None:
     return mine
 
 
-def beat(held: Path, done: threading.Event) -> None:
-    """Renew the lock until `done`. Without it this process must not write: it slept past the limit, and another one
-    that took the lock over works now."""
-    while not done.wait(BEAT_SECONDS):
+def release(mine: Path) -> None:
+    with suppress(OSError):  # a full disk; the lock of an ended process blocks nobody
+        os.utime(mine, (0, 0))
+
+
+def send_heartbeats(mine: Path, done: threading.Event) -> None:
+    """Renew the lock until `done`; end this process if another one has taken the lock over.
+
+    That happens to a process that was suspended for longer than STALE_SECONDS: the other one
+    writes to the folder now.
+    """
+    while not done.wait(HEARTBEAT_SECONDS):
         with suppress(OSError):  # the file system may be away for a moment
-            os.utime(held)
+            os.utime(mine)
         with suppress(OSError):
-            if not held.exists():
-                print(
-                    f"\n{held}: lock lost, another process took it over; stopped",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            if not mine.exists():
+                print(f"\n{mine}: lock lost to another process; stopped", file=sys.stderr)
+                sys.stderr.flush()
                 os._exit(3)
 
 
@@ -110,8 +119,8 @@ def newest(lock: Path) -> tuple[int, Path | None]:
     return number, numbered(lock, number) if number else None
 
 
-def read(file: Path) -> tuple[dict, float]:
-    """What a lock file says, {} while it is being written, and when it was renewed."""
+def read_owner(file: Path) -> tuple[dict, float]:
+    """What a lock file says, {} while it is being written; the time of its last heartbeat."""
     # opening asks the server; a bare stat may be answered from a cache
     with file.open(encoding="utf-8", errors="replace") as opened:
         text, renewed = opened.read(), os.fstat(opened.fileno()).st_mtime
@@ -121,38 +130,41 @@ def read(file: Path) -> tuple[dict, float]:
         return {}, renewed
 
 
-def is_held(file: Path, now: float | None = None) -> bool:
+def is_locked(file: Path, now: float | None = None) -> bool:
+    """Whether the owner of a lock file still works; now: None asks the file server's clock."""
     try:
-        holder, renewed = read(file)
+        owner, renewed = read_owner(file)
     except FileNotFoundError:  # taken over since it was listed
         return True
     if renewed < RELEASED:
         return False
-    if holder.get("place") == place():
-        return started(holder.get("pid")) == holder.get("started", "")
+    if owner.get("place") == place():
+        return start_time(owner.get("pid")) == owner.get("started", "")
     return (server_time(file) if now is None else now) - renewed < STALE_SECONDS
 
 
-def look(lock: Path) -> dict | None:
-    """Who took the lock last: host, pid, since, ... and `renewed`, `held`; None if it was given back, or never taken.
-    Writes nothing, and so judges other machines by this one's clock."""
+def last_owner(lock: Path) -> dict | None:
+    """The last owner (host, pid, since, ...), with the keys `renewed` and `locked`.
+
+    None where the lock was released or never taken. Writes nothing, so other machines' locks
+    expire by this machine's clock.
+    """
     if not lock.parent.is_dir() or (file := newest(lock)[1]) is None:
         return None
     try:
-        holder, renewed = read(file)
-        held = is_held(file, time.time())
-    except FileNotFoundError:  # another takes it over at this moment
-        return {"renewed": time.time(), "held": True}
-    return {**holder, "renewed": renewed, "held": held} if renewed >= RELEASED else None
+        owner, renewed = read_owner(file)
+        still_locked = is_locked(file, time.time())
+    except FileNotFoundError:  # another process takes it over at this moment
+        return {"renewed": time.time(), "locked": True}
+    return {**owner, "renewed": renewed, "locked": still_locked} if renewed >= RELEASED else None
 
 
 def server_time(file: Path) -> float:
-    """What the clock says that gives `file` its times."""
+    """The time by the clock that sets the times of `file`."""
     probe = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
-        with probe.open(
-            "w"
-        ) as opened:  # others may remove it, as they do with what a killed process left
+        # others may remove the probe, as they do with what a killed process left
+        with probe.open("w") as opened:
             os.utime(opened.fileno())
             return os.fstat(opened.fileno()).st_mtime
     finally:
@@ -160,7 +172,7 @@ def server_time(file: Path) -> float:
 
 
 def place() -> str:
-    """Where process ids mean the same: this boot of this machine, this container."""
+    """Where process ids are valid: this boot of this machine, this container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -168,9 +180,11 @@ def place() -> str:
         return socket.gethostname()
 
 
-def started(pid: int) -> str | None:
-    """When a process began, in the system's own terms, since ids are used again; None if it is not there."""
-    if not Path("/proc/self/stat").exists():  # not Linux: that it is there must do
+def start_time(pid: int | None) -> str | None:
+    """When a process started, in the system's units, since ids are reused; None without it."""
+    if pid is None:
+        return None
+    if not Path("/proc/self/stat").exists():  # not Linux: existence must do
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -179,39 +193,35 @@ def started(pid: int) -> str | None:
             pass
         return ""
     try:
-        fields = (
-            Path(f"/proc/{pid}/stat")
-            .read_text(encoding="utf-8", errors="replace")
-            .rpartition(")")[2]
-            .split()
-        )
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
+    fields = text.rpartition(")")[2].split()
     return None if fields[0] == "Z" else fields[19]
 
 
-def me() -> dict:
+def this_process() -> dict:
     pid = os.getpid()
-    since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
     return {
         "host": socket.gethostname(),
         "pid": pid,
-        "since": since,
+        "since": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
         "place": place(),
-        "started": started(pid),
+        "started": start_time(pid),
     }
 
 
 def describe(file: Path | None) -> str:
+    """The owner of a lock file, for a message."""
+    if file is None:
+        return "a process that is just ending"
     try:
-        holder, renewed = read(file)
-    except (OSError, AttributeError):  # it ends just now
-        return "a process that is just beginning or ending"
-    if "pid" not in holder:
-        return "a process that is just beginning"
-    age = (
-        ""
-        if holder["place"] == place()
-        else f", last sign of life {server_time(file) - renewed:.0f} s ago"
-    )
-    return f"host {holder['host']}, process {holder['pid']}, since {holder['since']}{age}"
+        owner, renewed = read_owner(file)
+        if "pid" not in owner:
+            return "a process that is just starting"
+        age = ""
+        if owner["place"] != place():
+            age = f" (last heartbeat {server_time(file) - renewed:.0f} s ago)"
+    except OSError:
+        return "a process that is just ending"
+    return f"process {owner['pid']} on host {owner['host']} since {owner['since']}{age}"

@@ -1,4 +1,4 @@
-"""How far a run, or a set of pseudo-labels, is: read from its folder alone, without writing there."""
+"""The progress of a run, or of a set of pseudo-labels, read from its folder; writes nothing."""
 
 import json
 import re
@@ -8,18 +8,19 @@ from statistics import median
 
 from unlabeledasd.errors import InputError, one_line
 from unlabeledasd.runs.folder import Run
-from unlabeledasd.runs.locks import look
+from unlabeledasd.runs.locks import last_owner
 
 STATES = ("done", "running", "interrupted", "failed", "missing")
-LAUNCH_LOG = "launch.log"  # in the folder: what a run printed that was not started from a terminal
-LAST_BYTES, LAST_LINES = 8192, 5  # of that log, where an error that ended the run is found
-# A job that was cancelled (preempted, out of time) did not fail; srun only repeats that its task did.
+LAUNCH_LOG = "launch.log"  # in the folder: the output of a run that a launcher started
+LAST_BYTES = 8192  # of that log, where the error that ended the run is found
+LAST_LINES = 5
+# A cancelled job (preempted, out of time) did not fail; srun only repeats that its task did.
 ERROR = re.compile(r"^(?!srun: |.*\bCANCELLED\b).*(\berror: |\w(Error|Exception)\b)")
 
 
 @dataclass
 class State:
-    """`doing` tells what runs, or how far it had come; `seconds_left` is of the training alone."""
+    """doing: what runs, or how far it came; seconds_left: of the training alone."""
 
     state: str
     doing: str = ""
@@ -36,13 +37,13 @@ def run_state(folder: Path) -> State:
         if run.is_done:
             run.read_done()
             return State("done")
-        lock = look(run.all / "lock")
+        lock = last_owner(run.all / "lock")
         progress, written = read_progress(run.progress)
         epoch, epochs = progress.get("epoch"), progress.get("epochs")
         state = State("running", epoch=epoch, epochs=epochs, holder=lock)
-        if lock and lock["held"]:
+        if lock and lock["locked"]:
             state.doing = "starting" if epoch is None else "scoring"
-            if epoch is not None and epoch < epochs:
+            if epoch is not None and epochs is not None and epoch < epochs:
                 state.doing = f"epoch {epoch + 1} of {epochs}"
                 state.seconds_left = seconds_left(progress, max(0.0, lock["renewed"] - written))
             return state
@@ -53,42 +54,42 @@ def run_state(folder: Path) -> State:
         )
         begun = run.all.is_dir() or (folder / LAUNCH_LOG).exists()
         state.state = "failed" if state.error else "interrupted" if begun else "missing"
-        return State("done") if run.is_done else state  # by now
-    except (InputError, OSError) as error:  # a damaged done marker, a folder that must not be read
+        return State("done") if run.is_done else state  # finished meanwhile
+    except (InputError, OSError) as error:  # a corrupt done marker, an unreadable folder
         return State("failed", error=one_line(error))
 
 
 def labels_state(folder: Path) -> State:
-    """Of the pseudo-labels of one source: <label_dir>/<dataset>/<source>/."""
+    """The state of the pseudo-labels of one source, <label_dir>/<dataset>/<source>/."""
     try:
         if (folder / "labels.json").is_file():
             return State("done")
-        lock = look(folder / "lock")
-        counts = [
-            len(list(folder.glob(f"*/{name}"))) for name in ("embedding_train.npz", "clusters.json")
-        ]
-        state = State("running", "{} machines embedded, {} clustered".format(*counts), holder=lock)
-        if lock and lock["held"]:
+        lock = last_owner(folder / "lock")
+        embedded = len(list(folder.glob("*/embedding_train.npz")))
+        clustered = len(list(folder.glob("*/clusters.json")))
+        doing = f"{embedded} machines embedded, {clustered} clustered"
+        state = State("running", doing, holder=lock)
+        if lock and lock["locked"]:
             return state
         state.error = error_in_log(folder / LAUNCH_LOG, last_sign(lock))
         begun = folder.is_dir() and any(folder.iterdir())
         state.state = "failed" if state.error else "interrupted" if begun else "missing"
-        return State("done") if (folder / "labels.json").is_file() else state  # by now
+        return State("done") if (folder / "labels.json").is_file() else state
     except OSError as error:
         return State("failed", error=one_line(error))
 
 
 def last_sign(lock: dict | None) -> float:
-    """When the process that did not give its lock back lived last."""
+    """When a process that did not release its lock sent its last heartbeat."""
     return lock["renewed"] if lock else 0.0
 
 
 def read_progress(file: Path) -> tuple[dict, float]:
-    """What training wrote after its last epoch, {} where it is damaged or not there, and when it did."""
+    """What training wrote after its last epoch, {} without a valid file, and when."""
     try:
         progress, written = json.loads(file.read_text(encoding="utf-8")), file.stat().st_mtime
-        numbers = [progress["epoch"], progress["epochs"], *progress["seconds"]]
-        if all(type(number) in (int, float) for number in numbers):
+        counts = [progress["epoch"], progress["epochs"], *progress["seconds"]]
+        if all(type(count) in (int, float) for count in counts):
             return progress, written
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         pass
@@ -96,7 +97,7 @@ def read_progress(file: Path) -> tuple[dict, float]:
 
 
 def seconds_left(progress: dict, elapsed: float) -> float | None:
-    """Of training, `elapsed` seconds into an epoch; None before this process has finished one."""
+    """Seconds of training left, `elapsed` into an epoch; None before the first one is finished."""
     if not progress["seconds"]:
         return None
     pace = median(progress["seconds"])
@@ -104,15 +105,15 @@ def seconds_left(progress: dict, elapsed: float) -> float | None:
 
 
 def read_last(file: Path) -> str:
-    """The last line of a file that has text, "" where there is none."""
+    """The last line of a file that has text; "" without the file."""
     try:
-        return (last_lines(file) or ["an error without a word"])[-1]
+        return (last_lines(file) or ["an error without a message"])[-1]
     except FileNotFoundError:
         return ""
 
 
 def last_lines(file: Path) -> list[str]:
-    """The last lines of a file that have text; what a progress bar drew over is a line too."""
+    """The last lines of a file that have text; each state of a progress bar is a line too."""
     with file.open("rb") as opened:
         opened.seek(max(0, opened.seek(0, 2) - LAST_BYTES))
         text = opened.read().decode(errors="replace")
@@ -120,9 +121,10 @@ def last_lines(file: Path) -> list[str]:
 
 
 def error_in_log(file: Path, since: float) -> str:
-    """The last error that a log ends with; "" if there is none, or if the run went on after it was written.
+    """The error at the end of a log; "" without one, or if the run resumed after `since`.
 
-    Launchers begin an attempt with a line "== ...": what is before the last of them was another one's.
+    Launchers begin an attempt with a line "== ...": lines before the last of them belong to
+    earlier attempts.
     """
     try:
         lines, written = last_lines(file), file.stat().st_mtime

@@ -1,187 +1,183 @@
-"""Training of one run: Lightning callbacks for checkpoints and progress, and the record of what it ran on."""
+"""Training of one run by Lightning: resuming, kept checkpoints, progress, losses not finite."""
 
 import io
-import os
-import platform
-import subprocess
 import sys
 import time
-from collections import deque
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.plugins.environments import LightningEnvironment as LightningEnvironment
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
-import unlabeledasd
 from unlabeledasd.errors import InputError
-from unlabeledasd.files import is_whole, replacing, write_json
+from unlabeledasd.fast import accelerate
+from unlabeledasd.fast.graph import GraphedExtractor
+from unlabeledasd.files import replacing, write_json
+from unlabeledasd.runs.checkpoints import is_intact, resume_point
+from unlabeledasd.runs.environment import write_environment
 from unlabeledasd.runs.folder import Run, version_name
 from unlabeledasd.runs.state import duration
 
-PACKAGES = (
-    "torch",
-    "torchaudio",
-    "pytorch-lightning",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "pandas",
-    "soundfile",
-)
+
+def fit(
+    run: Run,
+    make_trainer: Callable[..., pl.Trainer],
+    module: Any,
+    data: pl.LightningDataModule,
+    epochs: Sequence[int],
+    keep_all: bool = False,
+    runs_after: int = 0,
+    graph: bool = False,
+    compile: bool = False,
+) -> pl.Trainer:
+    """Train until the last of `epochs`, resuming where the run stopped -> the trainer.
+
+    epochs: counted from 1, ascending; their weights are kept, with `keep_all` those of every
+    epoch. make_trainer: takes the arguments of pl.Trainer that are set here. runs_after: how many
+    runs follow, for the estimate of the time left. module: a LightningModule with `extractor`.
+    graph, compile: of a modules.DiscriminativeModule on a GPU, see fast.graph.GraphedExtractor.
+    """
+    for name, value in {"graph": graph, "compile": compile}.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name}={value}: allowed are true and false")
+    if compile and not graph:
+        raise InputError("compile=true, graph=false: compiled layers are recorded, set graph=true")
+    callbacks = [
+        StopAtNonFiniteLoss(run),  # before anything is saved
+        KeepEpochs(run, range(1, epochs[-1] + 1) if keep_all else epochs),
+        RecordProgress(run),
+        ProgressBar(runs_after),
+    ]
+    # one process, also in a job of Slurm: there Lightning would handle signals and requeueing
+    plugins = [CheckpointWriter(), LightningEnvironment()]
+    trainer = make_trainer(max_epochs=epochs[-1], callbacks=callbacks, plugins=plugins)
+    lacking = [epoch for epoch in epochs if not is_intact(run.checkpoint(epoch))]
+    for epoch in lacking:
+        if run.checkpoint(epoch).exists():
+            file = run.checkpoint(epoch)
+            print(f"warning: {file}: corrupt, training this epoch again", file=sys.stderr)
+    if lacking:
+        write_environment(run, trainer)
+        device = trainer.strategy.root_device
+        accelerate(module.extractor, device)
+        if graph and device.type == "cuda":
+            module.graphed = GraphedExtractor(module.extractor, compile)
+        elif compile:
+            print(f"note: compile=true is for a GPU and not used on {device}", file=sys.stderr)
+        resume = resume_point(run, lacking[0])
+        try:
+            trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        except SystemExit:  # Lightning's answer to Ctrl-C, with status 1
+            if trainer.interrupted:
+                raise KeyboardInterrupt from None  # job scripts must see that a person stopped it
+            raise
+        except OSError as error:  # of a logger, which does not say where
+            reason = error.strerror or error
+            raise InputError(f"{run.folder}: cannot be written ({reason})") from error
+    return trainer
 
 
 class CheckpointWriter(TorchCheckpointIO):
-    """Writes to the path given; Lightning's own goes by a file in the system's temporary folder, which a killed
-    process leaves there."""
+    """Writes a checkpoint to the path given.
 
-    def save_checkpoint(self, checkpoint: dict, path: Path, storage_options: None = None) -> None:
+    Lightning's own writer uses a file in the system's temporary folder, which a killed process
+    leaves there.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
         Path(path).write_bytes(buffer.getbuffer())
 
 
 class KeepEpochs(pl.Callback):
-    """Keeps the weights of the epochs given, and after every epoch the state to go on from, and the one before."""
+    """Keeps the weights of `epochs`, and after every epoch the last two checkpoints to resume."""
 
-    def __init__(self, run: Run, epochs: list[int]):
+    def __init__(self, run: Run, epochs: Sequence[int]):
         self.run, self.epochs = run, epochs
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         epoch = trainer.current_epoch + 1
         if epoch in self.epochs:
             with replacing(self.run.checkpoint(epoch)) as path:
                 trainer.save_checkpoint(path, weights_only=True)
-            self.run.scorers(version_name([epoch])).unlink(
-                missing_ok=True
-            )  # they were those of other weights
+            # scorers of the same name were fitted with other weights
+            self.run.scorers(version_name([epoch])).unlink(missing_ok=True)
         with replacing(self.run.last_checkpoint) as path:
             trainer.save_checkpoint(path)
-            if is_whole(self.run.last_checkpoint):
+            if is_intact(self.run.last_checkpoint):
                 self.run.last_checkpoint.replace(self.run.previous_checkpoint)
 
 
-def finished_epochs(checkpoint: Path) -> int | None:
-    """Epochs that were finished when a state was kept; None if the file is damaged or not of this program."""
-    if not is_whole(checkpoint):
-        return None
-    try:
-        return torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"] + 1
-    except Exception:  # a file of another program raises whatever its bytes lead to
-        return None
-
-
-def resume_point(run: Run, epoch: int) -> Path | None:
-    """The newest state to go on from that has `epoch` still before it; None: the start. Damage is told."""
-    for path in (run.last_checkpoint, run.previous_checkpoint):
-        if path.exists():
-            finished = finished_epochs(path)
-            if finished is None:
-                print(
-                    f"warning: {path}: damaged, training goes on from what is before it",
-                    file=sys.stderr,
-                )
-            elif finished < epoch:
-                return path
-    return None
-
-
 class RecordProgress(pl.Callback):
-    """Writes after every epoch how far training is, for jobs/status.sh: goes after KeepEpochs."""
+    """Writes progress.json after every epoch, for jobs/status.sh; comes after KeepEpochs."""
 
     def __init__(self, run: Run):
-        self.run, self.seconds = run, []  # of each epoch that this process trained
+        self.run = run
+        self.seconds: list[float] = []  # of each epoch that this process trained
 
-    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.write(trainer.current_epoch, trainer)
         self.begun = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         now = time.monotonic()
         self.seconds.append(round(now - self.begun, 3))
         self.begun = now
         self.write(trainer.current_epoch + 1, trainer)
 
     def write(self, epoch: int, trainer: pl.Trainer) -> None:
-        write_json(
-            self.run.progress,
-            {"epoch": epoch, "epochs": trainer.max_epochs, "seconds": self.seconds},
-        )
+        progress = {"epoch": epoch, "epochs": trainer.max_epochs, "seconds": self.seconds}
+        write_json(self.run.progress, progress)
 
 
 class StopAtNonFiniteLoss(pl.Callback):
-    """Stops the run when the loss is not finite, before anything of it is saved: goes before KeepEpochs.
+    """Stops the run at a loss that is not finite, before anything of its epoch is saved.
 
-    A GPU is not waited for: its losses are looked at when they have arrived, a step or two later, and at the end
-    of the epoch.
+    On a CPU after the step, elsewhere at the end of the epoch: no step waits for the device.
     """
 
     def __init__(self, run: Run):
         self.run = run
-
-    def on_train_epoch_start(self, *_) -> None:
-        self.pending = deque()
+        self.steps: list[tuple] = []  # loss, index of the batch, step, learning rate
 
     def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        module: pl.LightningModule,
-        outputs: dict,
-        batch: object,
-        index: int,
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, index: int
     ) -> None:
-        loss, arrived = outputs["loss"].detach(), None
-        if loss.is_cuda:
-            loss = loss.to("cpu", non_blocking=True)
-            arrived = torch.cuda.Event()
-            arrived.record()
-        learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.pending.append((loss, arrived, index, trainer.global_step, learning_rate))
-        while self.pending and (self.pending[0][1] is None or self.pending[0][1].query()):
-            self.look(trainer, *self.pending.popleft())
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.steps.append((outputs["loss"].detach(), index, trainer.global_step, rate))
+        if outputs["loss"].device.type == "cpu":
+            self.check_losses(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        while self.pending:
-            self.pending[0][1].synchronize()
-            self.look(trainer, *self.pending.popleft())
-        # the last step may have spoiled the weights with a gradient that is not finite
-        finite = [value.isfinite().all() for value in module.state_dict().values()]
-        if not torch.stack(finite).all():
-            bad = [name for name, good in zip(module.state_dict(), finite, strict=True) if not good]
+        self.check_losses(trainer)
+        # a gradient that is not finite may have spoiled the weights in the last step
+        values = module.state_dict()
+        if bad := [name for name, value in values.items() if not value.isfinite().all()]:
             self.stop(trainer, f"{', '.join(bad[:3])} not finite after step {trainer.global_step}")
 
-    def look(
-        self,
-        trainer: pl.Trainer,
-        loss: torch.Tensor,
-        _,
-        index: int,
-        step: int,
-        learning_rate: float,
-    ) -> None:
-        if not loss.isfinite():
-            clips = ", ".join(batch_clips(trainer, index))
-            self.stop(
-                trainer,
-                f"loss {loss.item()} at step {step}, learning rate {learning_rate:g}, clips: {clips}",
-            )
+    def check_losses(self, trainer: pl.Trainer) -> None:
+        for loss, index, step, rate in self.steps:
+            if not loss.isfinite():
+                clips = ", ".join(batch_clips(trainer, index))
+                where = f"at step {step}, learning rate {rate:g}, clips: {clips}"
+                self.stop(trainer, f"loss {loss.item()} {where}")
+        self.steps.clear()
 
     def stop(self, trainer: pl.Trainer, what: str) -> None:
-        kept = (
-            f"the state after epoch {trainer.current_epoch} is"
-            if trainer.current_epoch
-            else "nothing is"
-        )
-        raise InputError(
-            f"{self.run.folder}: epoch {trainer.current_epoch + 1}: {what}; training stopped, {kept} kept"
-        )
+        epoch = trainer.current_epoch
+        kept = f"the state after epoch {epoch} is kept" if epoch else "nothing is kept"
+        raise InputError(f"{self.run.folder}: epoch {epoch + 1}: {what}; training stopped, {kept}")
 
 
-def batch_clips(trainer: pl.Trainer, index: int) -> list[str]:
-    """Paths of the clips in a batch of this epoch: what is drawn depends on seed and epoch alone, so draw it again."""
+def batch_clips(trainer: Any, index: int) -> list[str]:
+    """Paths of the clips in a batch of this epoch, whose draws depend on seed and epoch alone."""
     loader = trainer.datamodule.train_dataloader()
     loader.sampler.set_epoch(trainer.current_epoch)
     batch = list(loader.batch_sampler)[index]
@@ -189,30 +185,27 @@ def batch_clips(trainer: pl.Trainer, index: int) -> list[str]:
 
 
 class ProgressBar(pl.Callback):
-    """One bar over the whole training, in steps; after the first steps a line about the runs that follow."""
+    """One bar over the whole training, in steps; after the first ones an estimate of the time."""
 
-    FIRST, LAST = 5, 20  # steps between which the pace for that line is measured
+    FIRST, LAST = 5, 20  # steps between which the pace is measured
 
     def __init__(self, runs_after: int = 0):
         self.runs_after = runs_after
 
-    def on_train_start(self, trainer: pl.Trainer, _: pl.LightningModule) -> None:
-        total = trainer.num_training_batches * trainer.max_epochs
-        # in a log file a line twice a minute is enough
+    def on_train_start(self, trainer: Any, module: pl.LightningModule) -> None:
         self.bar = tqdm(
-            total=total,
+            total=trainer.num_training_batches * trainer.max_epochs,
             initial=trainer.global_step,
             unit="step",
             dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # for a log file
         )
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_) -> None:
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         bar = self.bar
         if bar.n % trainer.log_every_n_steps == 0:
-            bar.set_description(
-                f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False
-            )
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            bar.set_description(epoch, refresh=False)
             bar.set_postfix(loss=f"{trainer.callback_metrics['loss_step']:.3f}", refresh=False)
         bar.update()
         if bar.n - bar.initial == self.FIRST:
@@ -222,56 +215,13 @@ class ProgressBar(pl.Callback):
             left = (bar.total - bar.n) * pace
             text = f"about {duration(left)} of training left for this run"
             if self.runs_after:
-                text += f", {duration(left + self.runs_after * bar.total * pace)} with the {self.runs_after} after it"
+                every = duration(left + self.runs_after * bar.total * pace)
+                text += f", {every} with the {self.runs_after} after it"
             bar.write(text, file=sys.stderr)
 
-    def on_exception(self, *_) -> None:  # what is told of it begins a new line
+    def on_exception(self, *_: Any) -> None:  # its message begins a new line
         self.teardown()
 
-    def teardown(self, *_, **__) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         if hasattr(self, "bar"):
             self.bar.close()
-
-
-def processor() -> str:
-    """Name of the CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
-
-
-def write_environment(run: Run, trainer: pl.Trainer) -> None:
-    """Record what the run is trained on: versions, device, precision, threads, git revision."""
-    device = trainer.strategy.root_device
-    try:
-        revision = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        revision = None
-    write_json(
-        run.environment,
-        {
-            "unlabeledasd": unlabeledasd.__version__,
-            "git_revision": revision,
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "device": str(device),
-            "device_name": torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else processor(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "precision": str(trainer.precision),
-            "packages": {name: version(name) for name in PACKAGES},
-        },
-    )
