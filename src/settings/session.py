@@ -31,7 +31,8 @@ def load_clips(
     notes: list[str] = []
     table = index_clips(root, machines, dataset.grammar, required, notes)
     print(*notes, sep="\n", end="\n" * bool(notes))
-    check_clips(root, table.path.tolist(), dataset.sample_rate, dataset.channel)
+    paths, conditions = table.path.tolist(), table.condition.tolist()
+    check_clips(root, paths, dataset.sample_rate, dataset.channel, conditions)
     print(summary(table), *name_notes(table), sep="\n")
     return table
 

@@ -359,6 +359,19 @@ def _(place):
     return place.check()
 
 
+@case("the same recording in train/ and test/")
+def _(place):
+    shutil.copy(place.clip, place.raw / "fan/test/section_00_source_test_normal_0077.wav")
+    return place.check()
+
+
+@case("the same recording as a normal and as an anomalous test clip")
+def _(place):
+    clip = write_wav(place.raw / "fan/test/normal_1.wav", seed=99)
+    shutil.copy(clip, clip.with_name("anomaly_2.wav"))
+    return place.check()
+
+
 # --- folders and names -----------------------------------------------------------------------
 
 
