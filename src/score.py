@@ -37,7 +37,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reporting.curves import curve_file, write_curve
-from unlabeledasd.clips import composed
+from unlabeledasd.clip_names import composed
 from unlabeledasd.decisions import THRESHOLDS
 from unlabeledasd.detection.inbox import (
     SUFFIXES,

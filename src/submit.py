@@ -7,8 +7,8 @@ Writes anomaly_score_<machine>_section_<NN>_test.csv and
 decision_result_<machine>_section_<NN>_test.csv (clip, value; no header) of the evaluation
 machines, of all machines where the dataset has none, and meta.yaml to be completed by hand.
 A clip is anomalous above the threshold: a quantile of a gamma distribution fitted to the scores
-of held-out training clips, or of these scores where some are negative. Evaluation clips have their official bare names (section_00_0000.wav),
-also after preprocess/add_gt_info.sh. Prints precision, recall and F1 of the machines with known
+of held-out training clips, or of these scores where some are negative. Evaluation clips have their
+official bare names (section_00_0000.wav), also after preprocess/add_gt_info.sh. Prints precision, recall and F1 of the machines with known
 ground truth, as the official evaluator defines them.
 """
 
@@ -28,7 +28,7 @@ from settings.datasets import (
     raw_folder,
 )
 from settings.kept import load_config, trained_extractor
-from unlabeledasd.clips import BARE_NAME, NO_ATTRIBUTE, UNKNOWN, parse_clip
+from unlabeledasd.clip_names import BARE_NAME, NO_ATTRIBUTE, UNKNOWN, parse_clip
 from unlabeledasd.decisions import THRESHOLDS, decision_metrics, decision_threshold
 from unlabeledasd.detection.loading import open_run
 from unlabeledasd.errors import InputError, one_line_errors

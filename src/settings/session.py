@@ -22,14 +22,16 @@ def load_clips(
     dataset: DictConfig, root: str | Path, required: Sequence[str] = ("train", "test")
 ) -> "pd.DataFrame":
     """The table of a dataset's clips below `root`; checks names and headers, prints counts."""
+    from unlabeledasd.clip_names import name_notes
     from unlabeledasd.clips import summary
     from unlabeledasd.waveforms import check_clips
 
     notes: list[str] = []
     table = index_dataset(dataset, root, required, notes)
     print(*notes, sep="\n", end="\n" * bool(notes))
-    check_clips(Path(root), table.path.tolist(), dataset.sample_rate, dataset.channel)
-    print(summary(table))
+    paths, conditions = table.path.tolist(), table.condition.tolist()
+    check_clips(Path(root), paths, dataset.sample_rate, dataset.channel, conditions)
+    print(summary(table), *name_notes(table), sep="\n")
     return table
 
 
