@@ -8,8 +8,9 @@ decision_result_<machine>_section_<NN>_test.csv (clip, value; no header) of the 
 machines, of all machines where the dataset has none, and meta.yaml to be completed by hand.
 A clip is anomalous above the threshold: a quantile of a gamma distribution fitted to the scores
 of held-out training clips, or of these scores where some are negative. Evaluation clips have their
-official bare names (section_00_0000.wav), also after preprocess/add_gt_info.sh. Prints precision, recall and F1 of the machines with known
-ground truth, as the official evaluator defines them.
+official bare names (section_00_0000.wav), also after preprocess/add_gt_info.sh.
+Prints precision, recall and F1 of the machines with known ground truth, as the official evaluator
+defines them.
 """
 
 import argparse

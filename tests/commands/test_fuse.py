@@ -1,4 +1,4 @@
-"""Fusion of finished runs' scores: closed forms, no influence of other test clips, what takes it."""
+"""Fusion of finished runs' scores: closed forms, no influence of other test clips, who takes it."""
 
 import shutil
 import sys
@@ -132,7 +132,7 @@ def test_report_submit_and_score(runs, data_dir, tmp_path, monkeypatch, capsys):
     assert meta["system"]["complexity"] == alone["system"]["complexity"]
     assert len(list(files.glob("anomaly_score_*.csv"))) == 2
 
-    with pytest.raises(InputError, match="scores fused from .*na_1024_1.*without networks"):
+    with pytest.raises(InputError, match=r"scores fused from .*na_1024_1.*without networks"):
         load(out)
 
 

@@ -228,7 +228,7 @@ def test_corrupt_files(tmp_path, spoil):
         write_npz(file, {"centers_": np.zeros(3)})
     else:
         write_embeddings(file, table, np.zeros((3, 3)))
-    with pytest.raises(InputError, match="epoch1.npz: "):
+    with pytest.raises(InputError, match=r"epoch1\.npz: "):
         read_embeddings(file)
 
 
