@@ -23,16 +23,8 @@ from settings.datasets import (
     load_dataset,
     raw_folder,
 )
-from unlabeledasd.clips import (
-    AUDIO_SUFFIXES,
-    NO_ATTRIBUTE,
-    SPLITS,
-    UNKNOWN,
-    discover_machines,
-    find_clips,
-    machine_folder,
-    parse_clip,
-)
+from unlabeledasd.clip_names import NO_ATTRIBUTE, SPLITS, UNKNOWN, name_notes, parse_clip
+from unlabeledasd.clips import AUDIO_SUFFIXES, discover_machines, find_clips, machine_folder
 from unlabeledasd.errors import InputError, one_line_errors, printable
 from unlabeledasd.folders import LeftOut
 from unlabeledasd.waveforms import ClipReview, inspect_clip
@@ -94,15 +86,18 @@ def inspect_all(
         ):
             rows += [reviewed(review, row) for row in found]
             bar.update(len(found))
-    return pd.DataFrame(rows, columns=COLUMNS), review.notes()
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    named = table[table.kind != ""]
+    named = named.assign(condition=named.kind.str.rpartition("_")[2])
+    return table, [*review.notes(), *name_notes(named)]
 
 
 def reviewed(review: ClipReview, row: tuple) -> tuple:
     """The row, with the problem that shows next to other clips."""
-    path, facts = row[COLUMNS.index("path")], row[COLUMNS.index("facts")]
+    path, kind, facts = (row[COLUMNS.index(name)] for name in ("path", "kind", "facts"))
     try:
         if facts:
-            review.add(path, facts)
+            review.add(path, facts, kind.rpartition("_")[2])
     except InputError as error:
         return (*row[:-1], str(error))
     return row

@@ -24,9 +24,10 @@ from omegaconf import DictConfig, OmegaConf
 from settings.build import CONFIG_PATH, build, launch, report_errors
 from settings.check import check_config
 from settings.datasets import load_unlabeled
-from unlabeledasd.clips import UNKNOWN
+from unlabeledasd.clip_names import UNKNOWN
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_csv, write_json
+from unlabeledasd.labels import class_names
 from unlabeledasd.pseudo.cluster_map import draw_map
 from unlabeledasd.pseudo.clustering import DOMAINS, PseudoLabeler, agreement
 from unlabeledasd.pseudo.embeddings import embeddings_made_by, read_embeddings
@@ -63,7 +64,6 @@ def make_labels(config: DictConfig, root: Path, table: pd.DataFrame, machines: l
     if config.source.teacher or config.source.embedder:
         settings = describe(config)
         clips["cluster"] = clusters(config, root, table, clips, settings)
-        names = clips.machine + "-" + clips.domain + "-" + clips.cluster.astype(str)
         settings["weights"] = {
             m: embeddings_made_by(folder / m / "embedding_train.npz")["weights"] for m in machines
         }
@@ -71,9 +71,11 @@ def make_labels(config: DictConfig, root: Path, table: pd.DataFrame, machines: l
         require_truth(config, clips, lists)
         settings = {"bare_attribute": config.source.bare_attribute}
         clips["cluster"] = clips.true_attribute
-        names = clips.true_attribute
-        if not config.source.bare_attribute:
-            names = clips.machine + "-" + clips.domain + "-" + names
+    if config.source.get("bare_attribute"):
+        names = clips.true_attribute.tolist()
+    else:
+        parts = zip(clips.machine, clips.domain, clips.cluster.astype(str), strict=True)
+        names = class_names(parts)
     report = make_report(clips)
     write_csv(folder / "report.csv", report)
     labels = dict(zip(clips.path, names, strict=True))

@@ -23,7 +23,12 @@ import unlabeledasd
 from settings.kept import build_kept
 from unlabeledasd.decisions import THRESHOLDS
 from unlabeledasd.detection.detector import Detector
-from unlabeledasd.detection.loading import load_detector, load_networks, open_run
+from unlabeledasd.detection.loading import (
+    default_scorer,
+    load_detector,
+    load_networks,
+    open_run,
+)
 from unlabeledasd.detection.portable import ARRAYS, CARD, graph_inputs, network_file
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.files import replacing, write_json, write_npz
@@ -131,7 +136,7 @@ def make_card(
         "n_samples": detector.n_samples,
         "channel": detector.channel,
         "inputs": inputs,
-        "scorer": next(iter(config["scorer"].values())),
+        "scorer": default_scorer(config)[1],
     }
 
 

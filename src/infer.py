@@ -1,27 +1,38 @@
 """Score a finished run again: by another scorer, at other kept epochs, or on other clips.
 
-  python src/infer.py run=RUN name=k8 scorer.target_kmeans_cos.n_clusters=8
+  python src/infer.py run=RUN name=ldn scorer=ldn_ratio
+  python src/infer.py run=RUN name=both 'scorer=[ldn_ratio,domain_z]' average=domain_z
   python src/infer.py run=RUN name=late 'epochs=[14,16]'
   python src/infer.py run=RUN name=moved data_dir=/new/place
   python src/infer.py run=RUN name=today dataset=folder dataset.name=today data_dir=FOLDER
 
 RUN is results/exp/<dataset>/<method>_<seed>. Writes RUN/<machine>/infer/version_<name>/ and
-nothing that another call wrote. For a machine with training clips in the folder, scorers are
-fitted on them; a machine with test clips alone is scored by the fitted scorers of the run.
+nothing that another call wrote. The embeddings that the run has kept are scored in seconds, unless
+the call names other clips, a precision or embeddings=new: then the network embeds the clips. For a
+machine with training clips, scorers are fitted on them; a machine with test clips alone is scored
+by the fitted scorers of the run.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from settings.build import CONFIG_PATH, build, launch, report_errors
+from settings.build import CONFIG_PATH, build_scorers, launch, report_errors
 from settings.check import check_config, require_values
 from settings.kept import load_config, trained_extractor
-from settings.session import load_clips, pick_device, quiet_lightning
+from settings.session import index_dataset, load_clips, pick_device, quiet_lightning
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
+from unlabeledasd.runs.embeddings import read_embeddings, require_clips
 from unlabeledasd.runs.folder import UNTRAINED, Run, version_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+SOURCES = ("auto", "kept", "new")
 
 
 @hydra.main(config_path=CONFIG_PATH, config_name="infer", version_base="1.3")
@@ -39,14 +50,11 @@ def main(config: DictConfig) -> None:
 
 
 def infer(config: DictConfig, run: Run) -> None:
-    quiet_lightning()
     from unlabeledasd import evaluation, results
-    from unlabeledasd.runs.checkpoints import load_extractor
-    from unlabeledasd.runs.hardware import check_precision, keep_memory, use_threads
 
     trained = load_config(run)
     epochs = scored_epochs(config, trained, run)
-    scorers = [build(node) for node in config.scorer.values()]
+    scorers = build_scorers(config)
     name = str(config.name)
     record = run.all / "infer" / f"{name}.yaml"
     text = OmegaConf.to_yaml(config, resolve=True)
@@ -58,30 +66,22 @@ def infer(config: DictConfig, run: Run) -> None:
         raise InputError(
             f"name={name}: {record} has other settings under this name; choose another name"
         )
-    precision = config.precision or trained.precision
-    check_precision(precision)
-    use_threads(trained.threads)
-    keep_memory()
-    dataset = config.get("dataset") or trained.dataset
-    root = Path(config.data_dir or trained.data_dir) / str(dataset.name) / "all" / "raw"
-    table = load_clips(dataset, root, required=("test",))
+    take = take_kept if uses_kept(config, run, epochs) else embed_clips
+    table, embeddings = take(config, trained, run, epochs)
     write_text(record, text)
-    device = pick_device(config.accelerator)
     for epoch in epochs:
         stem = version_name([epoch])
-        extractor = load_extractor(trained_extractor(run), run.checkpoint(epoch))
-        embeddings = evaluation.embed(
-            extractor,
-            root,
-            table.path.tolist(),
-            dataset.channel,
-            device=device,
-            num_workers=config.num_workers,
-            description=stem,
-            precision=precision,
+        evaluation.score_machines(
+            run,
+            name,
+            stem,
+            table,
+            embeddings[epoch],
+            scorers,
+            stored=run.scorers(stem),
+            keep=False,
+            n_jobs=trained.threads,
         )
-        stored = run.scorers(stem)
-        evaluation.score_machines(run, name, stem, table, embeddings, scorers, stored)
     if len(epochs) > 1:
         sources = [(name, version_name([epoch])) for epoch in epochs]
         results.average_scores(run, sources, name, scorers[0].column)
@@ -96,6 +96,79 @@ def scored_epochs(config: DictConfig, trained: DictConfig, run: Run) -> list[int
     if lacking := sorted(set(epochs) - set(run.epochs)):
         raise InputError(f"epochs={lacking}: not kept by {run.folder}, it has {run.epochs}")
     return list(epochs)
+
+
+def uses_kept(config: DictConfig, run: Run, epochs: list[int]) -> bool:
+    """Whether the embeddings that the run has kept are scored, and not those of its network."""
+    if config.embeddings not in SOURCES:
+        raise InputError(f"embeddings={config.embeddings}: allowed are {', '.join(SOURCES)}")
+    files = [run.embeddings(version_name([epoch])) for epoch in epochs]
+    if config.embeddings == "kept":
+        for file in files:
+            run.require(file)
+        return True
+    other_clips = config.get("dataset") or config.data_dir or config.precision
+    return config.embeddings == "auto" and not other_clips and all(f.is_file() for f in files)
+
+
+def take_kept(
+    config: DictConfig, trained: DictConfig, run: Run, epochs: list[int]
+) -> tuple["pd.DataFrame", dict[int, "np.ndarray"]]:
+    """(table of clips, embeddings of each epoch) as the run has kept them.
+
+    Where the data are, their clips must be the same ones.
+    """
+    dataset = config.get("dataset") or trained.dataset
+    root = raw_folder(config, trained, dataset)
+    embeddings = {}
+    for epoch in epochs:
+        file = run.embeddings(version_name([epoch]))
+        table, embeddings[epoch] = read_embeddings(file)
+        if root.is_dir():
+            try:
+                require_clips(file, table, index_dataset(dataset, root))
+            except InputError as error:
+                raise InputError(f"{error}; embeddings=new embeds the clips there are") from None
+        else:
+            print(f"note: {root}: not there; the clips are those of {file}")
+    return table, embeddings
+
+
+def embed_clips(
+    config: DictConfig, trained: DictConfig, run: Run, epochs: list[int]
+) -> tuple["pd.DataFrame", dict[int, "np.ndarray"]]:
+    """(table of clips, embeddings of each epoch) by the run's network."""
+    quiet_lightning()
+    from unlabeledasd.evaluation import embed
+    from unlabeledasd.runs.checkpoints import load_extractor
+    from unlabeledasd.runs.hardware import check_precision, keep_memory, use_threads
+
+    precision = config.precision or trained.precision
+    check_precision(precision)
+    use_threads(trained.threads)
+    keep_memory()
+    dataset = config.get("dataset") or trained.dataset
+    root = raw_folder(config, trained, dataset)
+    table = load_clips(dataset, root, required=("test",))
+    device = pick_device(config.accelerator)
+    embeddings = {
+        epoch: embed(
+            load_extractor(trained_extractor(run), run.checkpoint(epoch)),
+            root,
+            table.path.tolist(),
+            dataset.channel,
+            device=device,
+            num_workers=config.num_workers,
+            description=version_name([epoch]),
+            precision=precision,
+        )
+        for epoch in epochs
+    }
+    return table, embeddings
+
+
+def raw_folder(config: DictConfig, trained: DictConfig, dataset: DictConfig) -> Path:
+    return Path(config.data_dir or trained.data_dir) / str(dataset.name) / "all" / "raw"
 
 
 if __name__ == "__main__":

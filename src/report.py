@@ -95,7 +95,7 @@ def write_report(arguments: argparse.Namespace) -> None:
     if empty := without_metrics(*where, arguments.version):
         advice = (
             "Where test clips lack ground truth: preprocess/add_gt_info.sh, "
-            "src/infer.py run=RUN name=metrics, and --version metrics here"
+            "src/infer.py run=RUN name=metrics embeddings=new, and --version metrics here"
         )
         notes += "\n".join(["", *empty, advice, ""])
     texts = [f"{title}\n\n{markdown(cells, best)}\n" for title, cells, best in parts]

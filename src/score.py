@@ -37,7 +37,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reporting.curves import curve_file, write_curve
-from unlabeledasd.clips import composed
+from unlabeledasd.clip_names import composed
 from unlabeledasd.decisions import THRESHOLDS
 from unlabeledasd.detection.inbox import (
     SUFFIXES,
@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--hop", type=float, metavar="SECONDS", help="between windows (half a window)"
     )
     parser.add_argument(
-        "--threshold", choices=THRESHOLDS, default="gamma", help="how (default: %(default)s)"
+        "--threshold", choices=THRESHOLDS, default="auto", help="how (default: %(default)s)"
     )
     parser.add_argument(
         "--quantile", type=float, default=0.9, help="of normal scores (default: %(default)s)"

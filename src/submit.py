@@ -7,9 +7,10 @@ Writes anomaly_score_<machine>_section_<NN>_test.csv and
 decision_result_<machine>_section_<NN>_test.csv (clip, value; no header) of the evaluation
 machines, of all machines where the dataset has none, and meta.yaml to be completed by hand.
 A clip is anomalous above the threshold: a quantile of a gamma distribution fitted to the scores
-of held-out training clips. Evaluation clips have their official bare names (section_00_0000.wav),
-also after preprocess/add_gt_info.sh. Prints precision, recall and F1 of the machines with known
-ground truth, as the official evaluator defines them.
+of held-out training clips, or of these scores where some are negative. Evaluation clips have their
+official bare names (section_00_0000.wav), also after preprocess/add_gt_info.sh.
+Prints precision, recall and F1 of the machines with known ground truth, as the official evaluator
+defines them.
 """
 
 import argparse
@@ -27,8 +28,8 @@ from settings.datasets import (
     load_dataset,
     raw_folder,
 )
-from settings.kept import trained_extractor
-from unlabeledasd.clips import BARE_NAME, NO_ATTRIBUTE, UNKNOWN, parse_clip
+from settings.kept import load_config, trained_extractor
+from unlabeledasd.clip_names import BARE_NAME, NO_ATTRIBUTE, UNKNOWN, parse_clip
 from unlabeledasd.decisions import THRESHOLDS, decision_metrics, decision_threshold
 from unlabeledasd.detection.loading import open_run
 from unlabeledasd.errors import InputError, one_line_errors
@@ -116,10 +117,22 @@ def write_files(out: Path, table: pd.DataFrame, threshold: float) -> None:
             write_text(file, lines.to_csv(header=False, index=False))
 
 
+def networks_of(run: Run) -> list[int]:
+    """Parameters of each network that a run's scores come from: one per scored epoch.
+
+    Of a fusion, those of all its runs.
+    """
+    config = load_config(run)
+    if "fusion" in config:
+        folders = dict.fromkeys(source.run for source in config.fusion.sources)
+        return [network for folder in folders for network in networks_of(Run(folder))]
+    parameters = sum(p.numel() for p in trained_extractor(run).parameters())
+    return [parameters] * len(config.score_epochs)
+
+
 def make_meta(runs: list[Run], config: DictConfig, metrics: dict[str, dict[str, float]]) -> str:
     """meta.yaml; metrics: machine -> its official and decision metrics."""
-    parameters = sum(p.numel() for p in trained_extractor(runs[0]).parameters())
-    subsystems = len(runs) * len(config.score_epochs)
+    networks = [network for run in runs for network in networks_of(run)]
     development = {
         machine: {name: percent(value) for name, value in row.items()}
         for machine, row in metrics.items()
@@ -140,9 +153,9 @@ def make_meta(runs: list[Run], config: DictConfig, metrics: dict[str, dict[str, 
                 "acoustic_features": "amplitude spectrum, amplitude spectrograms",
                 "embeddings": None,
                 "machine_learning_method": "CNN, sub-cluster AdaCos, k-means",
-                "ensemble_method_subsystem_count": subsystems,
+                "ensemble_method_subsystem_count": len(networks),
             },
-            "complexity": {"total_parameters": parameters * subsystems},
+            "complexity": {"total_parameters": sum(networks)},
             "external_datasets": None,
             "source_code": None,
         },
@@ -213,7 +226,7 @@ def main() -> None:
     parser.add_argument("--machines", nargs="+", help="these only")
     parser.add_argument("--version", help="which scores (the mean of the run's epochs)")
     parser.add_argument(
-        "--threshold", choices=THRESHOLDS, default="gamma", help="how (default: %(default)s)"
+        "--threshold", choices=THRESHOLDS, default="auto", help="how (default: %(default)s)"
     )
     parser.add_argument(
         "--quantile", type=float, default=0.9, help="of held-out scores (default: %(default)s)"

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-from settings.build import CONFIG_PATH, build, launch, naming_settings, report_errors
+from settings.build import (
+    CONFIG_PATH,
+    build,
+    build_scorers,
+    launch,
+    naming_settings,
+    report_errors,
+)
 from settings.check import check_config, require_values
 from settings.kept import keep_choices, make_once, report_finished, save_config, settings_hash
 from settings.session import (
@@ -64,7 +71,7 @@ def prepare(config: DictConfig) -> tuple:
     table = load_clips(config.dataset, config.data.root)
     labels = build(config.label, table=table)
     print(f"{len(labels.classes)} classes")
-    scorers = [build(node) for node in config.scorer.values()]  # checks their settings early
+    scorers = build_scorers(config)  # checks their settings early
     n_clusters = max(getattr(scorer, "n_clusters", 0) for scorer in scorers)
     for line in [*training_notes(table, n_clusters), *missing_ground_truth(config, table)]:
         print(line)
@@ -94,6 +101,7 @@ def train(config: DictConfig, run: Run) -> None:
     from unlabeledasd.cache import ClipCache
     from unlabeledasd.labels import Labels
     from unlabeledasd.runs.checkpoints import load_extractor
+    from unlabeledasd.runs.embeddings import write_embeddings
     from unlabeledasd.runs.training import fit
 
     quiet_lightning()
@@ -106,7 +114,7 @@ def train(config: DictConfig, run: Run) -> None:
         )
     labels.save(run.labels)
     epochs = list(config.score_epochs)
-    scorers = [build(node) for node in config.scorer.values()]
+    scorers = build_scorers(config)
     make_trainer = partial(build, config.trainer, precision=config.precision)
     keep_all = config.keep_all_checkpoints
     trainer = fit(run, make_trainer, module, data, epochs, keep_all, runs_after(), config.graph)
@@ -130,7 +138,11 @@ def train(config: DictConfig, run: Run) -> None:
             precision=config.precision,
             cache=cache,
         )
-        evaluation.score_machines(run, version, version, table, embeddings, scorers)
+        if config.keep_embeddings:
+            write_embeddings(run.embeddings(version), table, embeddings)
+        evaluation.score_machines(
+            run, version, version, table, embeddings, scorers, n_jobs=config.threads
+        )
     version = version_name(epochs)
     if len(epochs) > 1:
         sources = [(version_name([epoch]), version_name([epoch])) for epoch in epochs]
@@ -143,7 +155,7 @@ def train(config: DictConfig, run: Run) -> None:
 
 def missing_ground_truth(config: DictConfig, table: "pd.DataFrame") -> list[str]:
     """Lines to print about official test clips with bare names: of which machines, what to do."""
-    from unlabeledasd.clips import UNKNOWN
+    from unlabeledasd.clip_names import UNKNOWN
 
     machines = table.machine[table.condition == UNKNOWN].unique()
     if config.dataset.grammar != "dcase" or not len(machines):
@@ -153,7 +165,7 @@ def missing_ground_truth(config: DictConfig, table: "pd.DataFrame") -> list[str]
         "scores, but no metrics.",
         f"To have metrics: DATA_DIR={config.data_dir} preprocess/add_gt_info.sh "
         f"{config.dataset.name}, and after training python src/infer.py run={config.run_dir} "
-        "name=metrics",
+        "name=metrics embeddings=new",
     ]
 
 

@@ -1,5 +1,6 @@
 """Small generated clips, and commands called in this process."""
 
+import itertools
 import signal
 import sys
 from pathlib import Path
@@ -47,7 +48,11 @@ def write_script(file: Path, text: str) -> Path:
 
 
 def make_machine(folder: Path, hz: float, source: int = 5, target: int = 2, test: int = 2) -> None:
-    """Write a machine in DCASE layout: two speeds as attributes; anomalies are a fifth higher."""
+    """Write a machine in DCASE layout: two speeds as attributes; anomalies are a fifth higher.
+
+    Every clip has a noise of its own: one recording must not be of two splits or conditions.
+    """
+    seeds = itertools.count(1000 * round(hz))
     for split, domain, condition, count in [
         ("train", "source", "normal", source),
         ("train", "target", "normal", target),
@@ -60,7 +65,7 @@ def make_machine(folder: Path, hz: float, source: int = 5, target: int = 2, test
         for i in range(count):
             name = f"section_00_{domain}_{split}_{condition}_{i:04d}_speed_{1 + i % 2}.wav"
             pitch = hz * (1 + i % 2) * (1.5 if condition == "anomaly" else 1)
-            write_wav(folder / split / name, hz=pitch, seed=round(hz) + i)
+            write_wav(folder / split / name, hz=pitch, seed=next(seeds))
 
 
 @pytest.fixture(scope="session")

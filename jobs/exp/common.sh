@@ -15,12 +15,13 @@ if [[ "${1:-}" == -h || "${1:-}" == --help ]]; then usage "$0"; exit; fi
 }
 
 MB_PER_RUN=100   # three kept epochs, scorers and score CSVs of 16 machines
-
 FAILED=""
 PART="${DATASETS:-}${METHODS:-}${SEEDS:-}"   # not empty: a part of the grid
 read_grid
 read_places
 read -ra OVERRIDES <<< "${OVERRIDES:-}"   # more settings for src/train.py
+# embeddings of 16 machines x 1,200 clips x 3 epochs
+[[ " ${OVERRIDES[*]-} " == *" keep_embeddings=false "* ]] || MB_PER_RUN=$((MB_PER_RUN + 106))
 read -ra REPORT <<< "${REPORT:-}"         # more settings for src/report.py
 [[ -z "${LIST_RUNS:-}" ]] || DRY_RUN=1   # print the plan as jobs/status.sh reads it
 DATA_DIR="${DATA_DIR:-${data_dir:-}}"

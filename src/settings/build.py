@@ -67,6 +67,13 @@ def linked_key(raw: Any) -> str | None:
     return link[1] if link else None
 
 
+def build_scorers(config: DictConfig) -> list:
+    """The scorers of a configuration, the one that is averaged over the epochs in front."""
+    from unlabeledasd.scoring import default_first
+
+    return [build(node) for node in default_first(config.scorer, config.average).values()]
+
+
 def nodes(config: Any, key: str = "") -> Iterator[tuple[str, dict]]:
     """Every (key, node) of a plain configuration that has a `_target_`."""
     if isinstance(config, list):

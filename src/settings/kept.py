@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # What may differ between two calls that work on one run: it does not change what is computed.
 FREE_KEYS = {
     *("data_dir", "results_dir", "run_dir", "label_dir", "check", "overwrite", "graph"),
-    *("keep_all_checkpoints", "data.root", "data.num_workers", "data.cache_gb", "num_workers"),
-    "model.extractor.weights",
+    *("keep_all_checkpoints", "keep_embeddings", "data.root", "data.num_workers"),
+    *("data.cache_gb", "num_workers", "model.extractor.weights"),
     *("label.root", "label.folder", "label.command", "trainer.log_every_n_steps"),
 }
 FREE_PREFIXES = ("trainer.accelerator", "trainer.devices", "trainer.logger")

@@ -22,17 +22,30 @@ def load_clips(
     dataset: DictConfig, root: str | Path, required: Sequence[str] = ("train", "test")
 ) -> "pd.DataFrame":
     """The table of a dataset's clips below `root`; checks names and headers, prints counts."""
-    from unlabeledasd.clips import index_clips, summary
+    from unlabeledasd.clip_names import name_notes
+    from unlabeledasd.clips import summary
     from unlabeledasd.waveforms import check_clips
 
-    root = Path(root)
-    machines = [*dataset.machines.development, *dataset.machines.evaluation] or None
     notes: list[str] = []
-    table = index_clips(root, machines, dataset.grammar, required, notes)
+    table = index_dataset(dataset, root, required, notes)
     print(*notes, sep="\n", end="\n" * bool(notes))
-    check_clips(root, table.path.tolist(), dataset.sample_rate, dataset.channel)
-    print(summary(table))
+    paths, conditions = table.path.tolist(), table.condition.tolist()
+    check_clips(Path(root), paths, dataset.sample_rate, dataset.channel, conditions)
+    print(summary(table), *name_notes(table), sep="\n")
     return table
+
+
+def index_dataset(
+    dataset: DictConfig,
+    root: str | Path,
+    required: Sequence[str] = ("train", "test"),
+    notes: list[str] | None = None,
+) -> "pd.DataFrame":
+    """The table of a dataset's clips below `root`, by their names; notes: gets what is skipped."""
+    from unlabeledasd.clips import index_clips
+
+    machines = [*dataset.machines.development, *dataset.machines.evaluation] or None
+    return index_clips(root, machines, dataset.grammar, required, notes)
 
 
 def use_hardware(config: DictConfig) -> None:

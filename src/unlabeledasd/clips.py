@@ -1,115 +1,16 @@
-"""Clip names of DCASE Challenge Task 2, and the sorted table of all clips of a dataset.
+"""The sorted table of all clips of a dataset."""
 
-Grammar: `section_<NN>_<source|target>_<train|test>_<normal|anomaly>_<index>_<attributes>.wav`;
-official evaluation test clips are bare, `section_<NN>_<index>.wav`, until ground truth is added.
-"""
-
-import re
-import unicodedata
 from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
-from unlabeledasd.errors import InputError, printable
+from unlabeledasd.clip_names import SPLITS, UNKNOWN, composed, parse_clip
+from unlabeledasd.errors import InputError
 from unlabeledasd.folders import Found, LeftOut, walk, why_left_out
 
-SPLITS = ("train", "test")
 AUDIO_SUFFIXES = (".wav", ".flac")
-UNKNOWN = "unknown"  # domain, condition or attribute of a clip without ground truth
-NO_ATTRIBUTE = "noAttribute"
 GRAMMARS = ("dcase", "free")
-
-FULL_NAME = re.compile(
-    r"section_(?P<section>\d{2})_(?P<domain>source|target)_(?P<split>train|test)"
-    r"_(?P<condition>normal|anomaly)_(?P<index>\d+)(?:_(?P<attribute>.+))?"
-)
-BARE_NAME = re.compile(r"section_(?P<section>\d{2})_(?P<index>\d+)")
-CONDITION_WORDS = {
-    "normal": "normal",
-    "anomaly": "anomaly",
-    "anomalous": "anomaly",
-    "abnormal": "anomaly",
-}
-
-
-@dataclass(frozen=True)
-class Clip:
-    """What the place and the name of a clip tell about it."""
-
-    machine: str
-    section: str
-    domain: str  # source, target or unknown
-    split: str  # train or test
-    condition: str  # normal, anomaly or unknown
-    attribute: (
-        str  # everything after the index, e.g. "vel_1000_loc_A"; noAttribute where it is hidden
-    )
-    index: str = ""
-
-    @property
-    def name(self) -> str:
-        """The official file name, without suffix; bare where the ground truth is unknown."""
-        if self.condition == UNKNOWN:
-            return f"section_{self.section}_{self.index}"
-        head = f"section_{self.section}_{self.domain}_{self.split}_{self.condition}_{self.index}"
-        return f"{head}_{self.attribute}"
-
-
-def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
-    """Read `.../<machine>/<split>/<name>` as a Clip.
-
-    grammar "dcase" refuses every other name. Grammar "free" takes any name: a training clip is
-    normal; the condition of a test clip comes from its folder (`test/normal/`, `test/anomaly/`) or
-    a word of its name, else it is unknown; both are of the source domain unless the name follows
-    the DCASE grammar.
-    """
-    clip = PurePosixPath(composed(str(path)))
-    if printable(clip) != str(clip):
-        raise InputError(
-            f"{clip}: its name is no UTF-8; rename it: convmv -f latin1 -t utf8 -r --notest FOLDER"
-        )
-    folders = clip.parts[:-1]
-    depth = next((i for i in range(len(folders) - 1, 0, -1) if folders[i] in SPLITS), None)
-    if depth is None:
-        raise InputError(f"{clip}: a clip lies in <machine>/train/ or <machine>/test/")
-    machine, split = folders[depth - 1], folders[depth]
-    if match := FULL_NAME.fullmatch(clip.stem):
-        if match["split"] != split:
-            raise InputError(f"{clip}: the name says {match['split']}, the folder says {split}")
-        return Clip(
-            machine,
-            match["section"],
-            match["domain"],
-            split,
-            match["condition"],
-            match["attribute"] or NO_ATTRIBUTE,
-            match["index"],
-        )
-    if split == "test" and (match := BARE_NAME.fullmatch(clip.stem)) and depth + 1 == len(folders):
-        return Clip(machine, match["section"], UNKNOWN, split, UNKNOWN, UNKNOWN, match["index"])
-    if grammar == "dcase":
-        raise InputError(
-            f"{clip}: not a DCASE clip name, section_<NN>_<source|target>_{split}_<normal|anomaly>_<index>_"
-            "<attributes>.wav (own recordings with other names: dataset=folder)"
-        )
-    condition = "normal" if split == "train" else read_condition(folders[depth + 1 :], clip.stem)
-    return Clip(machine, "00", "source", split, condition, NO_ATTRIBUTE, clip.stem)
-
-
-def read_condition(folders: tuple[str, ...], stem: str) -> str:
-    """Condition of a test clip of any name: a folder that is one of CONDITION_WORDS decides, else such a word in
-    the name; unknown without one, or where they contradict each other or follow "not" or "non"."""
-    told = {
-        CONDITION_WORDS[folder.lower()] for folder in folders if folder.lower() in CONDITION_WORDS
-    }
-    if not told:
-        words = re.findall("[a-z]+", stem.lower())
-        told = {CONDITION_WORDS[word] for word in words if word in CONDITION_WORDS}
-        if {"not", "non", "no"} & set(words):
-            return UNKNOWN
-    return told.pop() if len(told) == 1 else UNKNOWN
 
 
 def discover_machines(root: Path, left_out: LeftOut | None = None) -> list[str]:
@@ -127,11 +28,6 @@ def discover_machines(root: Path, left_out: LeftOut | None = None) -> list[str]:
             f"{root}: two folders {twice[0]}, which differ in their Unicode form alone"
         )
     return names
-
-
-def composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC): macOS writes it in the other one."""
-    return unicodedata.normalize("NFC", name)
 
 
 def machine_folder(root: Path, machine: str) -> str:

@@ -11,7 +11,7 @@ from sklearn.model_selection import KFold
 from unlabeledasd.errors import InputError
 
 FOLDS = 5
-THRESHOLDS = ("gamma", "empirical")
+THRESHOLDS = ("auto", "gamma", "empirical")
 
 
 def held_out_scores(
@@ -36,30 +36,32 @@ def held_out_scores(
     return scores
 
 
-def decision_threshold(held_out: np.ndarray, kind: str = "gamma", quantile: float = 0.9) -> float:
+def decision_threshold(held_out: np.ndarray, kind: str = "auto", quantile: float = 0.9) -> float:
     """The score above which a clip is called anomalous: a quantile of the held-out scores (N,).
 
     kind: gamma takes it from the gamma distribution of greatest likelihood that begins at 0,
-    empirical from the scores themselves.
+    empirical from the scores themselves, which may be negative; auto is gamma where that can be
+    fitted, and empirical where it cannot.
     """
     if kind not in THRESHOLDS:
         raise InputError(f"threshold={kind}: allowed are {', '.join(THRESHOLDS)}")
     if not 0 < quantile < 1:
         raise InputError(f"quantile={quantile}: between 0 and 1")
-    if kind == "empirical":
-        if len(held_out) == 0:
-            needed = "a machine needs at least 2 source training clips"
-            raise InputError(f"no held-out scores, so no threshold: {needed}")
-        return float(np.quantile(held_out, quantile))
-    from scipy.stats import gamma  # slow to import
-
+    if len(held_out) == 0:
+        needed = "a machine needs at least 2 source training clips"
+        raise InputError(f"no held-out scores, so no threshold: {needed}")
     # a copy of another clip scores 0, which has no density in a gamma distribution
     positive = held_out[held_out > 1e-9]
-    if (held_out < -1e-9).any() or len(np.unique(positive)) < 2:
+    fits_gamma = (held_out >= -1e-9).all() and len(np.unique(positive)) > 1
+    if kind == "empirical" or (kind == "auto" and not fits_gamma):
+        return float(np.quantile(held_out, quantile))
+    if not fits_gamma:
         counts = f"{len(held_out)} held-out scores of which {len(positive)} are positive"
         allowed = "allowed are two or more different ones and none below 0"
         remedy = "threshold=empirical takes any"
         raise InputError(f"threshold=gamma: cannot be fitted to {counts}; {allowed}; {remedy}")
+    from scipy.stats import gamma  # slow to import
+
     shape, _, scale = gamma.fit(positive, floc=0)
     return float(gamma.ppf(quantile, shape, scale=scale))
 

@@ -1,32 +1,31 @@
 """Scoring of a run: embed all clips once per epoch, score every machine, write CSVs.
 
-Training and inference both end here, so that their files have one form.
+Training and inference both end here, so that their files have one form. Embeddings that a run has
+kept are scored without torch, which takes seconds to import.
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from joblib import Parallel, delayed
 from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
-from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from unlabeledasd.cache import ClipCache
-from unlabeledasd.data import ClipDataset, collate, fitting_workers
 from unlabeledasd.decisions import held_out_scores
 from unlabeledasd.errors import InputError, check_range
-from unlabeledasd.fast import accelerate
 from unlabeledasd.files import read_npz, write_csv, write_npz
 from unlabeledasd.results import csv_path, score_table, write_scores
 from unlabeledasd.runs.folder import Run
 from unlabeledasd.scoring import learned_arrays, one_thread, restore, unit_rows
-from unlabeledasd.waveforms import to_float
+
+if TYPE_CHECKING:
+    import torch
+
+    from unlabeledasd.cache import ClipCache
 
 CACHED_BATCH = 64  # clips embedded at a time where they are on the device already
 
@@ -38,10 +37,10 @@ def embed(
     channel: int | None = None,
     batch_size: int = 16,
     num_workers: int = 0,
-    device: str | torch.device = "cpu",
+    device: "str | torch.device" = "cpu",
     description: str = "embedding",
     precision: str = "32-true",
-    cache: ClipCache | None = None,
+    cache: "ClipCache | None" = None,
 ) -> np.ndarray:
     """Raw embeddings (N, D) float32 of the clips `root/path`, each from its first samples.
 
@@ -49,6 +48,11 @@ def embed(
     ...); precision: 32-true or bf16-mixed; cache: these clips on the device, in this order, which
     are then not read from the disk.
     """
+    import torch
+
+    from unlabeledasd.fast import accelerate
+    from unlabeledasd.waveforms import to_float
+
     check_range("num_workers", num_workers, 0)
     if cache is None:
         waves = read_waves(root, paths, extractor.n_samples, channel, batch_size, num_workers)
@@ -76,8 +80,12 @@ def read_waves(
     channel: int | None,
     batch_size: int,
     num_workers: int,
-) -> Iterator[Tensor]:
+) -> Iterator["torch.Tensor"]:
     """Batches (B, n_samples) of the clips' first samples, in their order."""
+    from torch.utils.data import DataLoader
+
+    from unlabeledasd.data import ClipDataset, collate, fitting_workers
+
     classes = np.zeros(len(paths), dtype=int)
     loader: DataLoader = DataLoader(
         ClipDataset(root, list(paths), classes, n_samples, channel),
@@ -98,13 +106,19 @@ def score_machines(
     embeddings: np.ndarray,
     scorers: Sequence[BaseEstimator],
     stored: Path | None = None,
+    keep: bool = True,
+    n_jobs: int = -1,
 ) -> None:
     """Fit each machine's scorers on its training clips; write its score, result and map CSVs.
 
-    table: clips, one row per row of embeddings (N, D). A machine without training clips in it is
-    scored by the arrays of `stored`, a file that this function wrote before. The fitted arrays
-    of all machines are written last, to `all/scorers/`.
+    table: clips, one row per row of embeddings (N, D) or (N, bands, D). A machine without training
+    clips in it is scored by the arrays of `stored`, a file that this function wrote before.
+    keep: write the fitted arrays of all machines to `all/scorers/`, last. n_jobs: machines scored
+    at a time, -1: as many as there are CPU cores.
     """
+    columns = [scorer.column for scorer in scorers]
+    if twice := {column for column in columns if columns.count(column) > 1}:
+        raise InputError(f"scorers: two have the score column {', '.join(sorted(twice))}")
     arrays = read_npz(stored) if stored is not None else {}
     source = f"{stored} contains no arrays of it" if stored else "none are stored"
 
@@ -122,11 +136,12 @@ def score_machines(
 
     # every fit takes one thread, so that its digits depend on nothing; machines run side by side
     with one_thread():
-        jobs = Parallel(torch.get_num_threads(), prefer="threads")
+        jobs = Parallel(n_jobs, prefer="threads")
         found = jobs(delayed(score)(machine) for machine in table.machine.unique())
-    for fitted in found:
-        arrays |= fitted
-    write_npz(run.scorers(version if version == stem else f"{version}/{stem}"), arrays)
+    if keep:
+        write_npz(
+            run.scorers(stem), {**arrays, **{k: v for part in found for k, v in part.items()}}
+        )
 
 
 def score_machine(

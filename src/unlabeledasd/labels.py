@@ -1,7 +1,7 @@
 """Class labels of the training clips, stored as JSON: relative path -> index of a class."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -53,15 +53,29 @@ class Labels:
 
 
 def labels_from_fields(table: pd.DataFrame, fields: Sequence[str]) -> Labels:
-    """Classes of the training clips in `table` by their names: `fields`, joined by "-".
+    """Classes of the training clips in `table`: a class for each combination of `fields`.
 
-    [machine, attribute, domain] are the classes of experiments 1 and 2, [machine, domain] those
-    of the row without attributes in experiment 3. The order of the fields is part of the method:
-    classes are numbered in the order of their names, and get their frozen centres in that order.
+    [machine, attribute, domain] are the classes of experiments 1 and 2, [machine, domain] those of
+    the row without attributes in experiment 3. The order of the fields is part of the method:
+    classes are numbered in the order of their names, and so get their frozen centres.
     """
     if not fields or not set(fields) <= set(FIELDS):
         allowed = ", ".join(FIELDS)
         raise InputError(f"fields={list(fields)}: allowed are {allowed}, at least one")
     training = table[table.split == "train"]
-    names = training[list(fields)].agg("-".join, axis=1)
-    return Labels.from_names(training.path.tolist(), names.tolist())
+    names = class_names(zip(*(training[field] for field in fields), strict=True))
+    return Labels.from_names(training.path.tolist(), names)
+
+
+def class_names(classes: Iterable[tuple[str, ...]]) -> list[str]:
+    """The name of each class, its parts joined by "-"; equal names only for equal parts.
+
+    Where two classes would have one name, as ("pump", "A-1") and ("pump-A", "1") would, the parts
+    of all names are percent-encoded: pump-A%2D1 and pump%2DA-1.
+    """
+    parts = list(classes)
+    names = ["-".join(each) for each in parts]
+    if len(set(names)) == len(set(parts)):
+        return names
+    encoded = [[part.replace("%", "%25").replace("-", "%2D") for part in each] for each in parts]
+    return ["-".join(each) for each in encoded]

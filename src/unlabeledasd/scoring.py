@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cache
+from typing import TypeVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
@@ -16,7 +17,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.preprocessing import normalize
 from threadpoolctl import ThreadpoolController
 
-from unlabeledasd.errors import check_range
+from unlabeledasd.errors import InputError, check_range
+
+T = TypeVar("T")
 
 
 @cache  # its constructor reads the list of all libraries
@@ -74,6 +77,18 @@ class TargetKmeansCos(BaseEstimator):
             raise NotFittedError("TargetKmeansCos.score before fit")
         references = np.concatenate([self.centers_, self.targets_])
         return (1 - unit_rows(embedding) @ references.T).min(axis=1)
+
+
+def default_first(scorers: Mapping[str, T], average: str | None) -> dict[str, T]:
+    """The scorers by name, the default one in front: `average`, or the first one for None.
+
+    The default scorer has the first score column and is averaged over the epochs.
+    """
+    if average is None:
+        return dict(scorers)
+    if average not in scorers:
+        raise InputError(f"average={average}: allowed are {', '.join(scorers)}")
+    return {average: scorers[average], **scorers}
 
 
 def learned_arrays(scorer: BaseEstimator) -> dict[str, np.ndarray]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -89,14 +91,22 @@ def inspect_clip(path: Path, sample_rate: int, channel: int | None = None) -> Cl
         return ClipFacts(file.frames / sample_rate, digest, notes)
 
 
-def check_clips(root: Path, paths: list[str], sample_rate: int, channel: int | None = None) -> None:
+def check_clips(
+    root: Path,
+    paths: list[str],
+    sample_rate: int,
+    channel: int | None = None,
+    conditions: Sequence[str] = (),
+) -> None:
     """Look at every clip, so that a bad one is reported before training starts.
 
+    paths: <machine>/<split>/..., relative to `root`; conditions: of each clip, if they are known.
     What a user should know of clips that are used is printed, one line for each kind.
     """
     review = ClipReview(root, channel)
-    for path in tqdm(paths, desc="checking clips", unit="clip", leave=False):
-        review.add(path, inspect_clip(root / path, sample_rate, channel))
+    bar = tqdm(paths, desc="checking clips", unit="clip", leave=False)
+    for path, condition in zip_longest(bar, conditions):
+        review.add(path, inspect_clip(root / path, sample_rate, channel), condition)
     for line in review.notes():
         print(line)
 
@@ -107,32 +117,46 @@ class ClipReview:
     def __init__(self, root: Path, channel: int | None):
         self.root, self.channel = root, channel
         self.found: dict[str, list[str]] = {}  # kind of note -> notes
+        self.conditions: dict[str, str | None] = {}  # of every clip
         self.first: dict[bytes, str] = {}  # hash of the first samples -> clip
-        self.whole: dict[bytes, str] = {}  # hash of all samples, where that one is not enough
+        self.hashed: dict[str, bytes] = {}  # clip -> hash of all samples, where heads are equal
+        self.whole: dict[bytes, list[str]] = {}  # its inverse
 
-    def add(self, path: str, facts: ClipFacts) -> None:
-        """InputError where the recording is in another machine's folder too."""
+    def add(self, path: str, facts: ClipFacts, condition: str | None = None) -> None:
+        """InputError where a clip that was added is the same recording, used for something else."""
         for text in facts.notes:
             self.note(path, text, kind=re.sub(r"\d[\w.,+-]*", "", text))
-        twin = self.twin(path, facts.head) if facts.head else None
-        if twin and twin.split("/")[0] != path.split("/")[0]:
-            raise InputError(
-                f"{self.root / path}: the same recording as {twin}; a clip belongs to one machine"
-            )
-        if twin:
-            self.note(path, f"the same recording as {twin}; both are used", kind="twins")
+        self.conditions[path] = condition
+        twins = self.twins(path, facts.head) if facts.head else []
+        for twin in twins:
+            if reason := self.contradiction(path, twin):
+                raise InputError(f"{self.root / path}: the same recording as {twin}; {reason}")
+        if twins:
+            self.note(path, f"the same recording as {twins[0]}; both are used", kind="twins")
+
+    def contradiction(self, path: str, twin: str) -> str | None:
+        """Why two clips cannot be the same recording; None if they can."""
+        (machine, split), (other, other_split) = ((*p.split("/"), "")[:2] for p in (path, twin))
+        if machine != other:
+            return "a clip belongs to one machine"
+        if split != other_split:
+            return "a clip is for training or for testing"
+        conditions = {self.conditions[path], self.conditions[twin]}
+        return "a clip is normal or anomalous" if conditions == {"normal", "anomaly"} else None
 
     def note(self, path: str, text: str, kind: str) -> None:
         self.found.setdefault(kind, []).append(f"note: {self.root / path}: {text}")
 
-    def twin(self, path: str, head: bytes) -> str | None:
-        """A clip that was added before and has the samples of `path`."""
+    def twins(self, path: str, head: bytes) -> list[str]:
+        """The clips that were added before and have the samples of `path`."""
         first = self.first.setdefault(head, path)
         if first == path:
-            return None
-        self.whole.setdefault(self.digest(first), first)
-        other = self.whole.setdefault(self.digest(path), path)
-        return None if other == path else other
+            return []
+        for clip in (first, path):
+            if clip not in self.hashed:
+                self.hashed[clip] = self.digest(clip)
+                self.whole.setdefault(self.hashed[clip], []).append(clip)
+        return [clip for clip in self.whole[self.hashed[path]] if clip != path]
 
     def digest(self, path: str) -> bytes:
         wave = read_clip(self.root / path, self.channel)

@@ -359,6 +359,19 @@ def _(place):
     return place.check()
 
 
+@case("the same recording in train/ and test/")
+def _(place):
+    shutil.copy(place.clip, place.raw / "fan/test/section_00_source_test_normal_0077.wav")
+    return place.check()
+
+
+@case("the same recording as a normal and as an anomalous test clip")
+def _(place):
+    clip = write_wav(place.raw / "fan/test/normal_1.wav", seed=99)
+    shutil.copy(clip, clip.with_name("anomaly_2.wav"))
+    return place.check()
+
+
 # --- folders and names -----------------------------------------------------------------------
 
 
@@ -419,6 +432,42 @@ def _(place):
 @case("an anomalous training clip")
 def _(place):
     place.clip.rename(place.clip.with_name(NAME.replace("normal", "anomaly")))
+    return place.check()
+
+
+@case("anomaly or abnormal in the name of a training clip or of its folder")
+def _(place):
+    write_wav(place.raw / "fan/train/abnormal/1.wav")
+    return place.check()
+
+
+@case("a folder that contradicts the name of a clip")
+def _(place):
+    write_wav(place.raw / "fan/test/anomaly/section_00_source_test_normal_0009.wav")
+    return place.check()
+
+
+@case("a name that does not state a condition clearly (`without_anomaly`, `ab-normal`)")
+def _(place):
+    write_wav(place.raw / "fan/test/without_anomaly_0.wav", seed=90)
+    return place.check()
+
+
+@case("such a name in train/")
+def _(place):
+    write_wav(place.raw / "fan/train/before_anomaly_0.wav", seed=90)
+    return place.check()
+
+
+@case("a copy by a file manager")
+def _(place):
+    place.clip.rename(place.clip.with_stem(f"{place.clip.stem} (1)"))
+    return place.check()
+
+
+@case("a name that begins with `section_`, but is not in the DCASE form")
+def _(place):
+    place.clip.rename(place.clip.with_name(NAME.replace("source", "sauce")))
     return place.check()
 
 

@@ -1,6 +1,7 @@
 """Names that a shell or a parser could take for something else reach the programs as they are, in
 every script."""
 
+import itertools
 import os
 import shlex
 import subprocess
@@ -183,11 +184,12 @@ def test_a_run_on_odd_names(tmp_path, monkeypatch):
     inference."""
     raw = tmp_path / "data/own/all/raw"
     machines = ['it\'s "a" pump', "-fan\n*", "$(touch pwned)[x]"]
+    seeds = itertools.count()
     for m, machine in enumerate(machines):
         for split, count in (("train/-a", 3), ("test/normal", 2), ("test/anomaly", 2)):
             for i in range(count):
                 name = f'-{i} "x",\n;$(touch pwned)\'[{i}].wav'
-                write_wav(raw / machine / split / name, hz=200 * (m + 1), seed=9 * m + i)
+                write_wav(raw / machine / split / name, hz=200 * (m + 1), seed=next(seeds))
     results = tmp_path / "-out"
     monkeypatch.chdir(tmp_path)
     arguments = tiny(

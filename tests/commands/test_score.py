@@ -575,7 +575,8 @@ def test_card(run, exported):
         "AS-ensemble"
     ]
     expected = {
-        kind: decision_threshold(held_out.to_numpy(), kind) for kind in ("gamma", "empirical")
+        kind: decision_threshold(held_out.to_numpy(), kind)
+        for kind in ("auto", "gamma", "empirical")
     }
     assert card["machines"]["pump"]["thresholds"] == pytest.approx(expected)
     assert card["licence"]

@@ -17,7 +17,7 @@ import cluster
 import embed
 import train
 from conftest import tiny
-from unlabeledasd import evaluation
+from unlabeledasd import evaluation, results
 from unlabeledasd.modules import DiscriminativeModule
 from unlabeledasd.runs import training
 
@@ -96,7 +96,7 @@ def report_phases(pipe: Connection, method: str) -> None:
         "scoring",
         lambda _, version, *__: version.removeprefix("epoch"),
     )
-    wrap(evaluation, "average_scores", "ensemble", lambda *_: 0)
+    wrap(results, "average_scores", "ensemble", lambda *_: 0)
     wrap(embed, "embed_missing", "labels", lambda *_: "embed")
     wrap(cluster, "make_labels", "labels", lambda *_: "cluster")
 

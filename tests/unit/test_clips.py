@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import make_machine, write_wav
-from unlabeledasd.clips import Clip, index_clips, parse_clip, summary
+from unlabeledasd.clip_names import Clip, name_notes, parse_clip
+from unlabeledasd.clips import index_clips, summary
 from unlabeledasd.errors import InputError
 
 COLUMNS = ["path", "machine", "split", "section", "domain", "condition", "attribute"]
@@ -95,18 +96,123 @@ def test_names_that_break_the_grammar(name):
         ("fan/test/anomaly/was_normal.wav", "anomaly"),
         ("fan/test/2024-05-01_abnormal_3.wav", "anomaly"),
         ("fan/test/Anomalous/1.wav", "anomaly"),
+        ("fan/test/pump_2 normal.wav", "unknown"),
+        ("pump 2/test/pump_2 normal.wav", "normal"),
+        ("fan/test/fan-anomaly-3.wav", "anomaly"),
+        ("fan/test/normal_id_02_00000017.wav", "normal"),
+        ("fan/test/anomaly_3 (1).wav", "anomaly"),
         ("fan/test/paranormal.wav", "unknown"),
         ("fan/test/1.wav", "unknown"),
         ("fan/test/non-normal/1.wav", "unknown"),
-        ("fan/test/not_normal_3.wav", "unknown"),
         ("fan/test/normal_speed/x_anomaly_2.wav", "anomaly"),
         ("fan/test/normal_or_anomaly.wav", "unknown"),
+        ("fan/test/train/anomaly_1.wav", "anomaly"),
+        ("fan/train/before_anomaly_1.wav", "normal"),
+        ("fan/train/abnormal/1.wav", "anomaly"),
+        ("fan/train/anomaly_7.wav", "anomaly"),
     ],
 )
 def test_free_names(path, condition):
     clip = parse_clip(path, "free")
-    assert (clip.machine, clip.condition, clip.domain) == ("fan", condition, "source")
+    assert clip.machine == path.split("/")[0]
+    assert (clip.split, clip.condition, clip.domain) == (path.split("/")[1], condition, "source")
     assert clip.attribute == "noAttribute"
+
+
+AMBIGUOUS = """without_{} no_{} not_{} non-{} un-{} ab-{} a-{} {}_free {}-free {}_removed
+    {}_repaired before_{} after_{} pre_{} post-{} near_{} almost_{} {}_no {}=0 {}? ohne_{} sin_{}
+    is_{}_false {}_or_not was_{} {}ish_{}"""
+
+
+@pytest.mark.parametrize("form", AMBIGUOUS.split())
+@pytest.mark.parametrize("word", ["anomaly", "normal", "Abnormal", "ANOMALOUS"])
+def test_a_condition_is_not_guessed(form, word):
+    for name in (form.replace("{}", word), form.replace("{}", word) + "_3"):
+        assert parse_clip(f"fan/test/{name}.wav", "free").condition == "unknown"
+        assert parse_clip(f"fan/test/{name}/1.wav", "free").condition == "unknown"
+        assert parse_clip(f"fan/test/normal/{name}.wav", "free").condition == "normal"
+
+
+@pytest.mark.parametrize("grammar", ["dcase", "free"])
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("test/anomaly/section_00_source_test_normal_0002.wav", "the folder anomaly says anomaly"),
+        ("test/normal/section_00_target_test_anomaly_0002_a.wav", "the name says anomaly"),
+        ("train/abnormal/section_00_source_train_normal_0002.wav", "folder abnormal says anomaly"),
+    ],
+)
+def test_a_folder_against_a_name(path, message, grammar):
+    with pytest.raises(InputError, match=f"fan/{path}: .*{message}"):
+        parse_clip(f"fan/{path}", grammar)
+
+
+@pytest.mark.parametrize("path", ["test/anomaly/normal_3.wav", "test/normal/day 2/anomaly/1.wav"])
+def test_free_folders_and_names_against_each_other(path):
+    with pytest.raises(InputError, match=f"fan/{path}: .*; a clip has one condition"):
+        parse_clip(f"fan/{path}", "free")
+
+
+def test_which_folder_is_the_split():
+    def place(path):
+        clip = parse_clip(path, "free")
+        return clip.machine, clip.split
+
+    assert place("fan/test/train/1.wav") == ("fan", "test")
+    assert place("fan/test/old/train/1.wav") == ("fan", "test")
+    assert place("train/train/test/1.wav") == ("train", "train")
+    assert place("/train/data/fan/test/1.wav") == ("fan", "test")
+    assert place("/data/fan/test/train/1.wav") == ("fan", "test")
+
+
+COPIES = [
+    " (1)",
+    " (12)",
+    "(1)",
+    " - Copy",
+    " - Copy (2)",
+    "_copy",
+    " copy 3",
+    " - Kopie",
+    " (copy)",
+]
+
+
+@pytest.mark.parametrize("suffix", [*COPIES, " (another copy)", " (1) (1)", " Copy copy"])
+def test_a_suffix_of_a_copy_is_no_attribute(suffix):
+    for name in ("target_train_normal_0003_speed_2", "target_train_normal_0003"):
+        path = f"fan/train/section_00_{name}"
+        for grammar in ("dcase", "free"):
+            assert parse_clip(f"{path}{suffix}.wav", grammar) == parse_clip(f"{path}.wav", grammar)
+    bare = parse_clip(f"fan/test/section_00_0003{suffix}.wav")
+    assert bare == parse_clip("fan/test/section_00_0003.wav")
+
+
+@pytest.mark.parametrize("attribute", ["speed_2", "load 2", "(b)", "copy_b", "hardcopy", "a-1"])
+def test_what_is_no_suffix_of_a_copy(attribute):
+    path = f"fan/train/section_00_source_train_normal_0000_{attribute}.wav"
+    assert parse_clip(path).attribute == attribute
+
+
+def test_notes_on_names(tmp_path):
+    make_machine(tmp_path / "fan", 100)
+    assert name_notes(index_clips(tmp_path, ["fan"], "free")) == []
+    for name in (
+        "test/1.wav",
+        "test/no_anomaly.wav",
+        "train/ab-normal.wav",
+        "train/section_0_target_train_normal_1.wav",
+        "train/section_00_source_train_normal_0000_speed_1 (1).wav",
+    ):
+        write_wav(tmp_path / "fan" / name)
+    notes = name_notes(index_clips(tmp_path, ["fan"], "free"))
+    assert len(notes) == 4
+    by_clip = {note.split(": ")[1]: note for note in notes}
+    assert "states normal or anomaly clearly" in by_clip["fan/test/1.wav"]
+    assert by_clip["fan/test/1.wav"].endswith("(2 such clips)")
+    assert "used as a normal training clip" in by_clip["fan/train/ab-normal.wav"]
+    assert "like a DCASE name" in by_clip["fan/train/section_0_target_train_normal_1.wav"]
+    assert any("named like a copy" in note for note in notes)
 
 
 def test_table(tmp_path):
@@ -172,6 +278,14 @@ def test_folders_that_cannot_be_used(tmp_path, spoil, words):
         index_clips(tmp_path, ["fan"])
     assert all(word in str(error.value) for word in words), error.value
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["abnormal/x.wav", "anomaly_7.wav", "Anomalies/1.wav"])
+def test_anomalies_in_train(tmp_path, name):
+    make_machine(tmp_path / "fan", 100)
+    write_wav(tmp_path / "fan/train" / name)
+    with pytest.raises(InputError, match=f"fan/train/{name}: an anomalous clip in train/"):
+        index_clips(tmp_path, ["fan"], "free")
 
 
 def test_missing_root(tmp_path):

@@ -34,14 +34,25 @@ def test_empirical_threshold():
     assert decision_threshold(np.array([0.2]), "empirical") == 0.2
 
 
+def test_auto_takes_scores_of_any_range():
+    """Gamma where it can be fitted, else the quantile, which moves and scales with the scores."""
+    scores = np.random.default_rng(0).gamma(3.0, 0.05, 100)
+    assert decision_threshold(scores) == decision_threshold(scores, "gamma")
+    quantile = np.quantile(scores, 0.9)
+    assert decision_threshold(scores - 1) == pytest.approx(quantile - 1)
+    assert decision_threshold(5 * scores - 2) == pytest.approx(5 * quantile - 2)
+    assert decision_threshold(np.array([0.1, 0.1])) == pytest.approx(0.1)
+    assert 0.08 < (scores - 1 > decision_threshold(scores - 1)).mean() < 0.12
+
+
 @pytest.mark.parametrize(
     ("scores", "arguments", "message"),
     [
-        ([0.1, 0.2], {"kind": "normal"}, "threshold=normal: allowed are gamma, empirical"),
+        ([0.1, 0.2], {"kind": "normal"}, "threshold=normal: allowed are auto, gamma, empirical"),
         ([0.1, 0.2], {"quantile": 90}, "quantile=90: between 0 and 1"),
-        ([0.1, 0.1], {}, "threshold=gamma: cannot be fitted to 2 held-out scores"),
-        ([-1.0, 0.1, 0.2], {}, "threshold=empirical takes any"),
-        ([], {}, "threshold=gamma: cannot be fitted to 0"),
+        ([0.1, 0.1], {"kind": "gamma"}, "threshold=gamma: cannot be fitted to 2 held-out scores"),
+        ([-1.0, 0.1, 0.2], {"kind": "gamma"}, "threshold=empirical takes any"),
+        ([], {"kind": "gamma"}, "at least 2 source training clips"),
         ([], {"kind": "empirical"}, "at least 2 source training clips"),
     ],
 )

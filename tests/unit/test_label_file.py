@@ -8,7 +8,7 @@ import pytest
 from test_labels import PATHS
 
 from conftest import SHARED
-from unlabeledasd.clips import NO_ATTRIBUTE, parse_clip
+from unlabeledasd.clip_names import NO_ATTRIBUTE, parse_clip
 from unlabeledasd.errors import InputError
 from unlabeledasd.labels import Labels
 from unlabeledasd.pseudo.label_file import (
@@ -88,6 +88,14 @@ def test_pseudo_labels(table, root, pseudo, tmp_path):
     assert json.loads((tmp_path / "labels.json").read_text())["made_from"] == labels.made_from
     assert Labels.load(tmp_path / "labels.json") == labels
     assert read(table.sample(frac=1, random_state=0), root) == labels
+
+
+def test_a_pseudo_class_and_a_class_of_names_do_not_merge(table, root, pseudo):
+    table.loc[2, ["machine", "attribute"]] = "pump-source-x", "1"  # pump-source-x-target-1
+    pseudo({PUMP[0]: "pump-source-x-target-1", PUMP[1]: "pump-source-1"})
+    labels = read(table, root)
+    assert len(labels.classes) == 5
+    assert len({labels.clips[path] for path in (PATHS[2], *PUMP)}) == 3
 
 
 def test_machines_to_hide(table, root, pseudo):

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlabeledasd.clips import parse_clip
+from unlabeledasd.clip_names import parse_clip
 from unlabeledasd.errors import InputError
-from unlabeledasd.labels import Labels, labels_from_fields
+from unlabeledasd.labels import Labels, class_names, labels_from_fields
 
 PATHS = [
     "fan/train/section_00_source_train_normal_0000_speed_1.wav",
@@ -48,7 +48,7 @@ def test_classes(table, fields, names):
     assert shuffled.clips == labels.clips
 
 
-words = st.text("abXY01_ é", min_size=1, max_size=4)
+words = st.text("abX0_ é-%2D", min_size=1, max_size=4)
 kinds = st.tuples(words, words, st.sampled_from(["source", "target"]))
 
 
@@ -66,6 +66,14 @@ def test_clips_share_a_class_if_and_only_if_their_fields_are_equal(clips, random
     )
     assert set(index) == set(range(len(set(clips)))) == set(range(len(labels.classes)))
     assert labels.classes == sorted(labels.classes)
+
+
+def test_names_of_classes_that_would_read_alike():
+    official = [("fan", "m-n_W", "source"), ("fan", "noAttribute", "source")]
+    assert class_names(official) == ["fan-m-n_W-source", "fan-noAttribute-source"]
+    alike = [("pump", "A-1"), ("pump-A", "1"), ("pump", "A-1"), ("50%", "b")]
+    assert class_names(alike) == ["pump-A%2D1", "pump%2DA-1", "pump-A%2D1", "50%25-b"]
+    assert class_names([("a", "b"), ("a-b",)]) == ["a-b", "a%2Db"]
 
 
 def test_round_trip(table, tmp_path):

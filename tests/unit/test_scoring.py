@@ -36,7 +36,7 @@ def blobs(n_blobs: int = 16, n_each: int = 12, dim: int = 20, seed: int = 0) -> 
 
 
 def test_hand_computed_with_centers_shorter_than_one():
-    """Pairs at +-30 degrees around two axes: centres of length cos 30, so an axis scores 1 - cos 30."""
+    """Pairs at +-30 degrees around two axes: centres of length cos 30; an axis has 1 - cos 30."""
     c, s = np.cos(np.pi / 6), np.sin(np.pi / 6)
     source = np.array([[c, s, 0, 0], [c, -s, 0, 0], [0, 0, c, s], [0, 0, c, -s]])
     scorer = TargetKmeansCos(2).fit(source, np.zeros(4))

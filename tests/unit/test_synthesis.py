@@ -24,7 +24,8 @@ from synthesis import (
     render,
     write_demo,
 )
-from unlabeledasd.clips import NO_ATTRIBUTE, Clip, index_clips, parse_clip
+from unlabeledasd.clip_names import NO_ATTRIBUTE, Clip, parse_clip
+from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError
 
 TEETH = {"rotor": 7, "gearbox": 23, "bearing": 11}  # lines per turn of the shaft

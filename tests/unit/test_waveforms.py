@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from conftest import write_wav
 from unlabeledasd.errors import InputError
-from unlabeledasd.waveforms import check_clip, check_clips, fit_length, read_clip, to_float
+from unlabeledasd.waveforms import (
+    ClipReview,
+    check_clip,
+    check_clips,
+    fit_length,
+    inspect_clip,
+    read_clip,
+    to_float,
+)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1, exclude_max=True))
@@ -89,3 +97,31 @@ def test_clips_that_cannot_be_used(tmp_path):
     for name in ("empty.wav", "text.wav", "missing.wav"):
         with pytest.raises(InputError, match=name):
             read_clip(tmp_path / name)
+
+
+def test_recordings_that_are_used_twice(tmp_path):
+    """Equal samples in other containers too; a note where nothing contradicts, else an error."""
+    wave = (3000 * np.random.default_rng(0).standard_normal((4, 20_000))).astype(np.int16)
+    wave[3, :10_000] = wave[0, :10_000]  # begins like it, and is another recording
+    kinds = {
+        "fan/test/1.wav": (0, "unknown"),
+        "fan/test/2.flac": (0, "normal"),
+        "fan/test/3.wav": (3, "anomaly"),
+        "fan/test/4.wav": (0, "unknown"),
+    }
+    for path, (row, _) in kinds.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / path, wave[row], 16000)
+    review = ClipReview(tmp_path, None)
+    for path, (_, condition) in kinds.items():
+        review.add(path, inspect_clip(tmp_path / path, 16000), condition)
+    assert [note for note in review.notes() if "2 such clips" in note] == review.notes()
+    for path, condition, reason in (
+        ("fan/test/9.wav", "anomaly", "as fan/test/2.flac; a clip is normal or anomalous"),
+        ("fan/train/9.wav", "normal", "as fan/test/1.wav; a clip is for training or for testing"),
+        ("pump/test/9.wav", "normal", "as fan/test/1.wav; a clip belongs to one machine"),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / path, wave[0], 16000)
+        with pytest.raises(InputError, match=reason):
+            review.add(path, inspect_clip(tmp_path / path, 16000), condition)

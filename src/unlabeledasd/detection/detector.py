@@ -126,7 +126,7 @@ class Detector:
         return np.mean([scorer.score(extract(waves)) for extract, scorer in pairs], axis=0)
 
     def threshold(
-        self, machine: str | None = None, kind: str = "gamma", quantile: float = 0.9
+        self, machine: str | None = None, kind: str = "auto", quantile: float = 0.9
     ) -> float:
         """The score above which a recording is anomalous; nan where nothing was held out.
 

@@ -10,7 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from unlabeledasd.clips import CONDITION_WORDS, SPLITS, composed
+from unlabeledasd.clip_names import CONDITION_WORDS, SPLITS, composed
 from unlabeledasd.errors import InputError
 from unlabeledasd.folders import Found, LeftOut, walk
 

@@ -14,7 +14,7 @@ from unlabeledasd.errors import InputError
 from unlabeledasd.files import read_npz
 from unlabeledasd.results import find_csv, read_scores
 from unlabeledasd.runs.folder import Run, version_name
-from unlabeledasd.scoring import restore
+from unlabeledasd.scoring import default_first, restore
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,6 +73,9 @@ def load_run(folder: Path, precision: str | None, build: Build) -> Detector:
     from unlabeledasd.runs.hardware import best_precision, check_precision
 
     run, config = open_run(folder)
+    if "fusion" in config:
+        fused = ", ".join(str(source["run"]) for source in config["fusion"]["sources"])
+        raise InputError(f"{folder}: scores fused from {fused}, without networks; take one of them")
     if precision is None:
         trained_in = config.get("precision", "32-true")
         fast = trained_in == best_precision(torch.device("cpu"))
@@ -125,9 +128,14 @@ def torch_extractor(network: "nn.Module", precision: str) -> Extractor:
     return extract
 
 
+def default_scorer(config: dict) -> tuple[str, dict]:
+    """Name and node of the scorer that a run averaged over its epochs."""
+    return next(iter(default_first(config["scorer"], config.get("average")).items()))
+
+
 def load_machines(run: Run, config: dict, build: Build) -> dict[str, MachineScorers]:
     """The fitted default scorers of each machine, and the scores of its held-out clips."""
-    key, node = next(iter(config["scorer"].items()))  # the default: averaged over the epochs
+    key, node = default_scorer(config)
     scorer = build(node, f"scorer.{key}", run.config)
     epochs = config["score_epochs"]
     stored = [read_npz(run.require(run.scorers(version_name([epoch])))) for epoch in epochs]

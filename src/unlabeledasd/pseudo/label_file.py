@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from unlabeledasd.clips import NO_ATTRIBUTE, UNKNOWN, parse_clip
+from unlabeledasd.clip_names import NO_ATTRIBUTE, UNKNOWN, parse_clip
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import file_hash, write_json
-from unlabeledasd.labels import Labels
+from unlabeledasd.labels import Labels, class_names
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,11 @@ def labels_from_file(
     for complaint in misfits(pseudo, unlabeled, root):
         raise InputError(f"{file}: {complaint}; make it again: {command}")
     paths = training.path.tolist()
-    known = training[["machine", "domain", "attribute"]].agg("-".join, axis=1)
-    names = [pseudo.clips.get(path, name) for path, name in zip(paths, known, strict=True)]
+    known = zip(training.machine, training.domain, training.attribute, strict=True)
+    names = class_names(
+        (pseudo.clips[path],) if path in pseudo.clips else parts
+        for path, parts in zip(paths, known, strict=True)
+    )
     made_from = {"file": str(file), "sha256": file_hash(file)}
     return Labels.from_names(paths, names, made_from)
 

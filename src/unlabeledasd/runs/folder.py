@@ -58,6 +58,10 @@ class Run:
         """Weights after `epoch`, counted from 1; 0: before any training."""
         return self.all / "checkpoints" / f"epoch{epoch}.ckpt"
 
+    def embeddings(self, stem: str) -> Path:
+        """Of all clips by the weights of an epoch."""
+        return self.all / "embeddings" / f"{stem}.npz"
+
     def scorers(self, stem: str) -> Path:
         return self.all / "scorers" / f"{stem}.npz"
 
@@ -119,7 +123,8 @@ class Run:
         The done marker goes first, so that half of a run is never taken for a finished one.
         """
         versions = sorted(self.folder.glob("*/infer/version_*"))
-        folders = [self.all / name for name in ("scorers", "infer", "checkpoints", "logs")]
+        names = ("embeddings", "scorers", "infer", "checkpoints", "logs")
+        folders = [self.all / name for name in names]
         files = [self.labels, self.environment, self.progress, self.error, self.cleared]
         every = [self.done_marker, *versions, *folders, *files, self.config]
         present = [path for path in every if path.exists()]

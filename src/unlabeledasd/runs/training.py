@@ -115,7 +115,8 @@ class KeepEpochs(pl.Callback):
         if epoch in self.epochs:
             with replacing(self.run.checkpoint(epoch)) as path:
                 trainer.save_checkpoint(path, weights_only=True)
-            # scorers of the same name were fitted with other weights
+            # those of the same name were made with other weights
+            self.run.embeddings(version_name([epoch])).unlink(missing_ok=True)
             self.run.scorers(version_name([epoch])).unlink(missing_ok=True)
         with replacing(self.run.last_checkpoint) as path:
             trainer.save_checkpoint(path)
