@@ -93,7 +93,8 @@ class Detector:
         `attrs["notes"]` of the table is a list of what a user should know of these scores, such as
         "silent, no sound in it; used as it is".
         """
-        path, notes = Path(path), []
+        path = Path(path)
+        notes: list[str] = []
         machine, hop = self._machine(machine), self._hop(hop_seconds)
         channel = self.channel if channel is None else channel
         blocks = read_blocks(path, self.sample_rate, channel, notes)
