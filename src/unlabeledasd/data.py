@@ -1,5 +1,7 @@
 """Batches of clips for training and for embedding."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,37 @@ class ShuffledClips(Sampler):
         yield from zip(order[: len(self)].tolist(), positions.tolist(), strict=False)
 
 
+SHARED_MEMORY = Path("/dev/shm")
+BATCHES_OF_A_WORKER = 3  # two that wait, as torch sets it, and one in the making
+
+
+def fitting_workers(num_workers: int, batch_size: int, n_samples: int) -> int:
+    """At most `num_workers`, as many as have room in shared memory for their batches.
+
+    Without room a worker dies or waits forever: containers often have 64 MB. Results do not depend
+    on the number of workers.
+    """
+    if not num_workers or sys.platform != "linux":
+        return num_workers
+    free = free_bytes(SHARED_MEMORY)
+    need = BATCHES_OF_A_WORKER * batch_size * n_samples * 4  # bytes of float32
+    fitting = min(num_workers, free // need)
+    if fitting < num_workers:
+        print(
+            f"note: num_workers={num_workers}: {SHARED_MEMORY} has {free / 1e6:.0f} MB free, "
+            f"{num_workers * need / 1e6:.0f} MB are needed; {fitting} used (docker run --shm-size)"
+        )
+    return fitting
+
+
+def free_bytes(folder: Path) -> int:
+    """Of the file system of `folder`; 0 where it does not exist."""
+    if not folder.is_dir():
+        return 0
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
 class ClipBatches(pl.LightningDataModule):
     """Batches (waveforms, class indices) of a dataset in a sampler's order.
 
@@ -115,13 +148,14 @@ class ClipBatches(pl.LightningDataModule):
             self.fill_cache(device)
         if self.cache:
             return DataLoader(Places(self.dataset.classes), self.batch_size, sampler=self.sampler)
+        n_workers = fitting_workers(self.num_workers, self.batch_size, self.dataset.n_samples)
         return DataLoader(
             self.dataset,
             self.batch_size,
             sampler=self.sampler,
             collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            num_workers=n_workers,
+            persistent_workers=n_workers > 0,
             pin_memory=device.type == "cuda",
         )
 

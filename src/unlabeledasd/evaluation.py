@@ -84,7 +84,7 @@ def read_waves(
     """Batches (B, n_samples) of the clips' first samples, in their order."""
     from torch.utils.data import DataLoader
 
-    from unlabeledasd.data import ClipDataset, collate
+    from unlabeledasd.data import ClipDataset, collate, fitting_workers
 
     classes = np.zeros(len(paths), dtype=int)
     loader: DataLoader = DataLoader(
@@ -92,7 +92,7 @@ def read_waves(
         batch_size,
         sampler=[(i, 0.0) for i in range(len(paths))],
         collate_fn=collate,
-        num_workers=num_workers,
+        num_workers=fitting_workers(num_workers, batch_size, n_samples),
     )
     for wave, _ in loader:
         yield wave

@@ -534,6 +534,12 @@ for cause, override in {
     case(cause)(lambda place, override=override: place.check(override))
 
 
+@case("workers without shared memory")
+def _(place):
+    place.monkeypatch.setattr("unlabeledasd.data.free_bytes", lambda folder: 1_000_000)
+    return place.train("data.num_workers=2")
+
+
 @case("an accelerator that does not exist")
 def _(place):
     return place.train("trainer.accelerator=abacus")

@@ -201,7 +201,10 @@ def start_time(pid: int | None) -> str | None:
 
 
 def this_process() -> dict:
-    pid = os.getpid()
+    try:  # in a PID namespace /proc may have the ids of the machine
+        pid = int(Path("/proc/self").readlink().name)
+    except (OSError, ValueError):  # not Linux
+        pid = os.getpid()
     return {
         "host": socket.gethostname(),
         "pid": pid,
