@@ -611,7 +611,7 @@ def _(place):
     place.finished()
     file = place.run.checkpoint(2)
     file.write_bytes(file.read_bytes()[:9999])
-    return place.infer()
+    return place.infer("embeddings=new")
 
 
 @case("a checkpoint of another network")
@@ -620,7 +620,7 @@ def _(place):
     place.run.config.write_text(
         re.sub(r"n_ffts:\n\s*- 4096", "n_ffts: [256]", place.run.config.read_text())
     )
-    return place.infer()
+    return place.infer("embeddings=new")
 
 
 class Evil:
@@ -638,7 +638,7 @@ def _(place):
     place.finished()
     torch.save({"state_dict": Evil(place.folder / "evil")}, place.run.checkpoint(1))
     try:
-        return place.infer()
+        return place.infer("embeddings=new")
     finally:
         assert not (place.folder / "evil").exists()
 
@@ -653,7 +653,7 @@ def _(place):
         config.replace("    _target_: unlabeledasd.networks.MultiResolutionNet", evil)
     )
     try:
-        return place.infer()
+        return place.infer("embeddings=new")
     finally:
         assert not (place.folder / "evil").exists()
 
