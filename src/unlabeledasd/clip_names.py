@@ -73,27 +73,27 @@ def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
     condition that they state, or an unknown one (stated_condition). Both are of the
     source domain. InputError names the path.
     """
-    path = PurePosixPath(composed(str(path)))
-    if printable(path) != str(path):
+    clip = PurePosixPath(composed(str(path)))
+    if printable(clip) != str(clip):
         raise InputError(
-            f"{path}: its name is no UTF-8; rename it: convmv -f latin1 -t utf8 -r --notest FOLDER"
+            f"{clip}: its name is no UTF-8; rename it: convmv -f latin1 -t utf8 -r --notest FOLDER"
         )
-    machine, split, folders = place(path)
-    stem = without_copy_suffix(path.stem)
+    machine, split, folders = place(clip)
+    stem = without_copy_suffix(clip.stem)
     if match := FULL_NAME.fullmatch(stem):
         if match["split"] != split:
-            raise InputError(f"{path}: the name says {match['split']}, the folder says {split}")
-        condition = read_condition(path, machine, folders, match["condition"])
+            raise InputError(f"{clip}: the name says {match['split']}, the folder says {split}")
+        condition = read_condition(clip, machine, folders, match["condition"])
         domain, attribute = match["domain"], match["attribute"] or NO_ATTRIBUTE
         return Clip(machine, match["section"], domain, split, condition, attribute, match["index"])
     if split == "test" and not folders and (match := BARE_NAME.fullmatch(stem)):
         return Clip(machine, match["section"], UNKNOWN, split, UNKNOWN, UNKNOWN, match["index"])
     if grammar == "dcase":
         raise InputError(
-            f"{path}: not a DCASE clip name, section_<NN>_<source|target>_{split}_<normal|anomaly>"
+            f"{clip}: not a DCASE clip name, section_<NN>_<source|target>_{split}_<normal|anomaly>"
             "_<index>_<attributes>.wav (own recordings with other names: dataset=folder)"
         )
-    condition = read_condition(path, machine, folders, stem)
+    condition = read_condition(clip, machine, folders, stem)
     if split == "train" and condition == UNKNOWN:
         condition = "normal"
     return Clip(machine, "00", "source", split, condition, NO_ATTRIBUTE, stem)

@@ -40,8 +40,10 @@ def contents_of(
         status = (root / path).stat()
         key = (status.st_size, status.st_ino, status.st_ctime_ns)
         earlier = (known or {}).get(path)
-        same = earlier is not None and tuple(earlier[:3]) == key
-        found[path] = (*key, earlier[3] if same else content_hash(root / path))
+        if earlier is not None and tuple(earlier[:3]) == key:
+            found[path] = (*key, earlier[3])
+        else:
+            found[path] = (*key, content_hash(root / path))
     return found
 
 

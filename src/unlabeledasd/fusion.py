@@ -79,7 +79,7 @@ def write_fused(tables: dict[str, dict[str, pd.DataFrame]], out: Run, version: s
 
 def fused_tables(sources: Sequence[Source], machine: str, how: str) -> dict[str, pd.DataFrame]:
     """The fused scores of a machine by split: train, held_out, test."""
-    read = {split: [] for split in (*TRAIN_SPLITS, "test")}
+    read: dict[str, list[pd.DataFrame]] = {split: [] for split in (*TRAIN_SPLITS, "test")}
     for source in sources:
         file, held_out = scores_of(source, machine, "held_out")
         for split, tables in read.items():

@@ -1,13 +1,14 @@
 """From the seed to the bytes of the score CSVs: what must not matter."""
 
+import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import train
 from conftest import call, files_below, tiny
-from unlabeledasd import clips
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,17 @@ def test_number_of_workers(csvs, data_dir):
 def test_place_of_the_data_and_order_of_its_files(csvs, data_dir, tmp_path, monkeypatch):
     moved = tmp_path / 'it\'s a "place" of\nits own'
     shutil.copytree(data_dir, moved)
-    listed, folders = clips.iglob, Path.iterdir
-    monkeypatch.setattr(clips, "iglob", lambda *a, **k: sorted(listed(*a, **k), reverse=True))
-    monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(folders(self), reverse=True)))
-    assert next(iter(clips.iglob("*", root_dir=moved / "tiny/all/raw/fan/train"))).startswith(
-        "section_00_target"
-    )
+    scan, listing = os.scandir, Path.iterdir
+
+    @contextmanager
+    def backwards(folder):
+        with scan(folder) as entries:
+            yield iter(sorted(entries, key=lambda entry: entry.name, reverse=True))
+
+    monkeypatch.setattr(os, "scandir", backwards)
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(listing(self), reverse=True)))
+    with os.scandir(moved / "tiny/all/raw/fan/train") as entries:
+        assert next(entries).name.startswith("section_00_target")
     quoted = "'" + str(moved).replace("'", "\\'") + "'"
     arguments = [f"data_dir={quoted}", f"label_dir={data_dir}/label"]
     assert csvs(data_dir, *arguments) == csvs.expected

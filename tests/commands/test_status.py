@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_state import hold, write_progress
+from test_state import lock_file, write_progress
 
 from conftest import ROOT, make_machine
 from unlabeledasd.files import write_text
@@ -189,9 +189,9 @@ def test_what_a_person_reads(tmp_path):
         return Run(tmp_path / "results/demo" / name)
 
     made("na_1024_1").mark_done("hash")
-    hold(made("na_1024_2"), age=30)
+    lock_file(made("na_1024_2"), age=30)
     write_progress(made("na_1024_2"), 8, [60.0], age=30)
-    hold(made("na_1024_3"), age=7200)
+    lock_file(made("na_1024_3"), age=7200)
     for seed in "45":
         write_text(made(f"na_1024_{seed}").error, "OutOfMemoryError: CUDA out of memory")
     grid = {
@@ -254,7 +254,7 @@ def test_many_runs_quickly(tmp_path):
     for i, method in enumerate(("na_1024", "na_0256", "featex_0256_4096", "subloss_0256_4096")):
         for seed in range(1, 36):
             run = Run(tmp_path / f"results/demo/{method}_{seed}")
-            hold(run, age=60 * i)
+            lock_file(run, age=60 * i)
             write_progress(run, seed % 16, [50.0] * 16)
             write_text(run.folder / "launch.log", "epoch 1/16\r" * 10000)
     before, counts = os.times(), {}
@@ -277,7 +277,7 @@ def test_many_runs_quickly(tmp_path):
 def test_nothing_is_written(tmp_path):
     """Not even for a moment: that would change the times of folders."""
     run = Run(tmp_path / "results/demo/na_1024_1")
-    hold(run, age=100)
+    lock_file(run, age=100)
     write_text(tmp_path / "label/demo/class_1/lock.3", "")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     status(
