@@ -1,16 +1,18 @@
 """The walk over a folder of recordings: what it finds, what it leaves out, where it ends."""
 
 import os
+import re
 import socket
 import unicodedata
 from pathlib import Path
 
 import pytest
 
-from conftest import make_machine, write_wav
-from unlabeledasd.clips import index_clips
+from conftest import ROOT, make_machine, write_wav
+from unlabeledasd.clips import AUDIO_SUFFIXES, index_clips
+from unlabeledasd.detection import inbox
 from unlabeledasd.errors import InputError, printable
-from unlabeledasd.folders import walk
+from unlabeledasd.folders import PARTIAL_SUFFIXES, SYSTEM_FOLDERS, walk
 
 SUFFIXES = (".wav", ".flac")
 
@@ -203,3 +205,19 @@ def test_names_that_are_no_utf8(tmp_path):
     assert str(error.value).encode()
     assert printable(name) == r"L\xfcfter.wav"
     assert printable("Lüfter 😀") == "Lüfter 😀"
+
+
+def test_the_page_lists_what_is_left_out():
+    page = (ROOT / "docs/recordings.md").read_text()
+    rows = dict(re.findall(r"^\| `([^|]+)` \| (.+) \|$", page, re.MULTILINE))
+    assert set(re.findall(r"`([^`]+)`", rows["of the system"].lower())) == SYSTEM_FOLDERS
+    suffixes = re.findall(r"\.[\w!]+", rows["partial"])
+    assert {*suffixes, "~"} == set(PARTIAL_SUFFIXES)
+
+
+def test_the_page_lists_the_formats():
+    page = (ROOT / "docs/recordings.md").read_text()
+    (trained,) = re.findall(r"^\| training.+ \| (.+) \|$", page, re.MULTILINE)
+    (scored,) = re.findall(r"^\| `src/score.py` \| (.+) \|$", page, re.MULTILINE)
+    assert tuple(trained.split()) == AUDIO_SUFFIXES
+    assert tuple(scored.split()) == inbox.SUFFIXES
