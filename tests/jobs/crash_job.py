@@ -89,16 +89,21 @@ def report_phases(pipe: Connection, method: str) -> None:
         "checkpoint",
         lambda _, trainer, *__: trainer.current_epoch + 1,
     )
-    wrap(evaluation, "embed", "embedding", lambda *_, description, **__: description.split()[-1])
+    wrap(
+        evaluation,
+        "embed",
+        "embedding",
+        lambda *_, description, **__: description.removeprefix("epoch"),
+    )
     wrap(
         evaluation,
         "score_machines",
         "scoring",
-        lambda _, version, *__: version.removeprefix("epoch"),
+        lambda _, version, *__, **___: version.removeprefix("epoch"),
     )
-    wrap(results, "average_scores", "ensemble", lambda *_: 0)
-    wrap(embed, "embed_missing", "labels", lambda *_: "embed")
-    wrap(cluster, "make_labels", "labels", lambda *_: "cluster")
+    wrap(results, "average_scores", "ensemble", lambda *_, **__: 0)
+    wrap(embed, "embed_missing", "labels", lambda *_, **__: "embed")
+    wrap(cluster, "make_labels", "labels", lambda *_, **__: "cluster")
 
 
 ORIGINAL = {}
