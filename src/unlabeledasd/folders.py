@@ -3,6 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,7 +73,10 @@ def walk(folder: Path, suffixes: Iterable[str], deep: bool = True) -> Found:
     named like a recording are given as files: whoever reads them reports them.
     """
     found, suffixes = Found(), tuple(suffixes)
-    entered = {identity(parent) for parent in folder.resolve().parents}
+    entered = set()
+    for parent in folder.resolve().parents:
+        with suppress(OSError):  # of a file system that went away
+            entered.add(identity(parent))
     folders: deque[str] = deque([""])
     links: deque[str] = deque()
     while folders or links:

@@ -254,6 +254,14 @@ def test_metadata_behind_samples_of_an_open_size(tmp_path):
         assert np.array_equal(read(tmp_path / "x")[0], noise())
 
 
+def test_a_file_of_zeros_is_refused_at_once(tmp_path):
+    """Each eight zeros would be a chunk."""
+    with (tmp_path / "x").open("wb") as file:
+        file.write(b"RIFF\0\0\0\0WAVE")
+        file.truncate(2**34)
+    assert "no data chunk" in refusal(tmp_path / "x")
+
+
 def test_a_part_of_a_sample_is_reported(tmp_path):
     whole = HEADED[0].write(tmp_path / "x", noise(2))
     (tmp_path / "x").write_bytes(HEADED[0].with_size(whole[:-3], 0))

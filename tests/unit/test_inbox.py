@@ -137,6 +137,23 @@ def test_an_empty_file_and_one_that_is_taken_away(tmp_path, monkeypatch):
     assert next(found).path.name == "empty.wav"
 
 
+def test_a_folder_that_is_away_for_a_while(tmp_path, monkeypatch):
+    """As a share of a file server: it is reported, and nothing is given twice."""
+    clock, folder = Clock(monkeypatch), tmp_path / "share/new"
+    folder.mkdir(parents=True)
+    (folder / "first.wav").write_bytes(b"x")
+    away = tmp_path / "away"
+    reports = []
+    found = settled(folder, 1, lambda found: reports.append([str(e) for e in found.unreadable]))
+    assert next(found).path.name == "first.wav"
+    nap = len(clock.naps)
+    clock.at_nap[nap + 2] = lambda: folder.parent.rename(away)
+    clock.at_nap[nap + 5] = lambda: away.rename(folder.parent)
+    clock.at_nap[nap + 6] = lambda: (folder / "second.wav").write_bytes(b"y")
+    assert next(found).path.name == "second.wav"
+    assert reports == [[], [f"{folder}: No such file or directory"], []]
+
+
 def test_a_folder_in_which_nothing_happens_takes_one_percent_of_a_core(tmp_path, monkeypatch):
     (tmp_path / "0.wav").write_bytes(b"x")
     for i in range(1, 4000):

@@ -36,6 +36,7 @@ PLACEHOLDERS = (
 HEADER_BYTES = 128
 STRAY_BYTES = 8  # fewer are neither a chunk nor the rest of a recording
 TAIL_BYTES = 1 << 16
+MOST_CHUNKS = 10_000
 # chunks that stand behind samples
 METADATA = re.compile(
     rb"LIST|id3 |ID3 |bext|iXML|axml|aXML|cue |plst|smpl|inst|acid|fact|PEAK|JUNK|junk|PAD |FLLR"
@@ -101,7 +102,11 @@ def chunk_at(data: FileBytes, place: int, form: Form) -> Chunk | None:
 
 
 def chunks(data: FileBytes, place: int, form: Form) -> Iterator[Chunk]:
-    while chunk := chunk_at(data, place, form):
+    """The chunks that follow each other; not for hours in a file of zeros."""
+    for _ in range(MOST_CHUNKS):
+        chunk = chunk_at(data, place, form)
+        if chunk is None:
+            break
         yield chunk
         place = form.next(chunk.body, chunk.size)
 

@@ -110,7 +110,7 @@ def settled(folder: Path, seconds: float, report: Callable[[Found], object]) -> 
             for number, path in enumerate(found.files)
             if is_settled(seen, folder, path, seconds, (number + turn) % ROUNDS == 0)
         ]
-        if len(seen) > len(found.files):  # some were taken away
+        if len(seen) > len(found.files) and not closed:  # some were taken away
             seen = {path: seen[path] for path in found.files if path in seen}
         busy = time.process_time() - begin
         yield from (Recording(folder / path, folder) for path in ready)
