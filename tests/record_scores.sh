@@ -5,11 +5,11 @@
 #   tests/record_scores.sh OUT                         run this checkout: about 3 minutes
 #   tests/record_scores.sh OUT --demo                  also subloss_0256_4096 on the demo machines
 #   CHECKOUT=../other tests/record_scores.sh OTHER     run another checkout, by its own venv/
-#   diff OUT/hashes OTHER/hashes                       no output: every score and label is the same
+#   diff OUT/hashes OTHER/hashes                       no output: equal scores and clusters
 #
-# OUT/hashes has the SHA-256 of every CSV and of every labels.json. The runs are those of the job
-# scripts: a plain method, feature exchange, the subspace loss, triplet models, and students of
-# both kinds of labels that are clustered from own embeddings.
+# OUT/hashes has the SHA-256 of every CSV. The runs are those of the job scripts: a plain method,
+# feature exchange, the subspace loss, triplet models, and students of both kinds of labels that
+# are clustered from own embeddings.
 set -euo pipefail
 usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; }
 case "${1:-}" in
@@ -64,6 +64,6 @@ if [[ "${2:-}" == --demo ]]; then
 fi
 
 cd "${out}"
-find results label \( -name '*.csv' -o -name labels.json \) -not -path '*/logs/*' -print0 \
-  | sort -z | xargs -0 sha256sum > hashes
+find results label -name '*.csv' -not -path '*/logs/*' -print0 | sort -z \
+  | xargs -0 sha256sum > hashes
 echo "$(wc -l < hashes) files: ${out}/hashes"

@@ -3,7 +3,7 @@
 #
 #   DATA_DIR=/data jobs/exp/exp1.sh                                  everything
 #   DATA_DIR=/data DATASETS=dcase2024 SEEDS="1 2" jobs/exp/exp1.sh   a part (METHODS too)
-#   DATA_DIR=/data DATASETS=folder:pumps jobs/exp/exp1.sh            own /data/pumps/all/raw/
+#   DATA_DIR=/data DATASETS=folder:pumps jobs/exp/exp1.sh            own recordings in /data/pumps
 #   DRY_RUN=1 jobs/exp/exp1.sh                                       only print the commands
 #
 # Also from the environment: OVERRIDES="key=value ..." (settings of src/train.py), RESULTS_DIR,

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034
-# LAUNCHER=ray, sourced by common.sh: the runs on a Ray cluster (ray_runs.py --help).
+# LAUNCHER=ray, sourced by common.sh: the runs on a Ray cluster, by ray_runs.py.
 
 # launch: run COMMANDS[i], of the run RUNS[i] with the folder FOLDERS[i], for every i; add to
 # failed and locked.
