@@ -203,9 +203,10 @@ class MultiResolutionNet(nn.Module):
 
     def encode(self, spectrum: Tensor, stfts: Sequence[Tensor]) -> list[Tensor]:
         """Spectrum (B, F) and STFT magnitudes (B, F, frames) -> the parts of the embedding."""
-        pairs = zip(self.stfts, stfts, strict=True)
-        encoded = [branch.encode(stft) for branch, stft in pairs]  # type: ignore[operator]
-        return [self.spectrum(spectrum), *encoded]
+        parts = [self.spectrum(spectrum)]
+        for branch, stft in zip(self.stfts, stfts, strict=True):
+            parts.append(branch.encode(stft))  # type: ignore[operator]
+        return parts
 
 
 class TripletNet(StftBranch):

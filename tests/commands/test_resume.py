@@ -155,7 +155,15 @@ def test_a_corrupt_checkpoint_is_not_scored(run, copy, data_dir, monkeypatch, ca
     corrupt = copy(run)
     flip(corrupt.checkpoint(3))
     assert (
-        call(infer, monkeypatch, f"run={corrupt.folder}", "name=x", "epochs=[3]", "accelerator=cpu")
+        call(
+            infer,
+            monkeypatch,
+            f"run={corrupt.folder}",
+            "name=x",
+            "embeddings=new",
+            "epochs=[3]",
+            "accelerator=cpu",
+        )
         == 1
     )
     assert "epoch3.ckpt: corrupt or not a checkpoint" in capsys.readouterr().err
@@ -290,6 +298,8 @@ def test_free_keys_exist():
         )
         for label in ([], ["label=pseudo", "label.source=class"]) if entry == "train" else ([],):
             names |= set(flat(OmegaConf.to_container(compose(entry, [*given, *label]))))
+    pretrained = ["dataset=demo", "method=beats_gem", "seed=1", "data_dir=x"]
+    names |= set(flat(OmegaConf.to_container(compose("train", pretrained))))
     assert names >= FREE_KEYS
 
 
@@ -306,7 +316,13 @@ def test_an_extractor_of_ones_own_must_stand_in_a_yaml(run, copy, tmp_path, monk
     moved.config.write_text(
         config.replace("unlabeledasd.networks.MultiResolutionNet", "my_network.MyNet")
     )
-    arguments = [f"run={moved.folder}", "name=own", "epochs=[1]", "accelerator=cpu"]
+    arguments = [
+        f"run={moved.folder}",
+        "name=own",
+        "embeddings=new",
+        "epochs=[1]",
+        "accelerator=cpu",
+    ]
     for text in (None, "extractor: {_target_: my_network.MyNetwork}"):  # exact names count
         if text:
             (own / "config/model/mine.yaml").write_text(text)

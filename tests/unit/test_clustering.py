@@ -116,7 +116,7 @@ def test_errors():
         PseudoLabeler("aic").fit(np.zeros((3, 2)), np.zeros(3))
     for setting in ("max_source=0", "max_target=0", "n_folds=1", "n_neighbors=1"):
         name, value = setting.split("=")
-        with pytest.raises(InputError, match=f"^{setting}: at least"):
+        with pytest.raises(InputError, match=f"^{setting}: allowed is at least"):
             PseudoLabeler(**{name: int(value)}).fit(np.zeros((3, 2)), np.zeros(3))
     with pytest.raises(InputError, match="not finite"):
         PseudoLabeler().fit(np.full((3, 2), np.nan), np.zeros(3))

@@ -70,8 +70,8 @@ class Run:
 
     def machines(self, version: str) -> list[str]:
         """Machines that have scores of `version`, sorted."""
-        folders = self.folder.glob(f"*/infer/version_{self.scored(version)}")
-        return sorted(p.parent.parent.name for p in folders if p.is_dir())
+        name = f"version_{self.scored(version)}"  # may contain what is special in a pattern
+        return sorted(p.parent.name for p in self.folder.glob("*/infer") if (p / name).is_dir())
 
     def scored(self, version: str) -> str:
         """`version`; UNTRAINED for any epochs of a run that trains nothing: it has no others."""
