@@ -43,9 +43,8 @@ def with_parents(file: Path) -> DictConfig:
             if entry != "_self_":
                 parts.append(with_parents(file.with_name(f"{entry}.yaml")))
             continue
-        ((key, name),) = (
-            entry.items()
-        )  # "override /label: pseudo", "/embedder@source.embedder: panns"
+        # "override /label: pseudo", "/embedder@source.embedder: panns"
+        ((key, name),) = entry.items()
         group, _, package = key.removeprefix("override ").removeprefix("/").partition("@")
         names = name if OmegaConf.is_list(name) else [name]
         for each in (entry for entry in names if entry is not None):  # null: nothing of the group
@@ -57,8 +56,7 @@ def with_parents(file: Path) -> DictConfig:
 
 
 def expected_clips(dataset: DictConfig, machine: str) -> dict[str, int | None]:
-    """Clips of a machine by kind: train_source, train_target, test_normal, test_anomaly; None: not
-    known."""
+    """Clips as train_source, train_target, test_normal, test_anomaly of a machine; None: unknown."""
     return {**dataset.clips, **dataset.clips_of.get(machine, {})}
 
 
