@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Is a dataset ready for experiments? A table of its clips, and a list of what is wrong with them.
+# Check whether a dataset is ready for experiments: a table of its clips, compared with what it
+# should contain, and a list of problems.
 #
 #   preprocess/check_data.sh <data_dir> <dataset>
 #   preprocess/check_data.sh /data dcase2024

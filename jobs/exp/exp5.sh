@@ -5,12 +5,12 @@
 #   beats_*            BEATs frozen, or with LoRA (beats_lora)
 #   panns, openl3      frozen
 #
-#   DATA_DIR=/data jobs/exp/exp5.sh                                everything
+#   DATA_DIR=/data jobs/exp/exp5.sh                               everything
 #   DATA_DIR=data DATASETS=demo METHODS="spectral_logmel spectral_psd" jobs/exp/exp5.sh    a part
-#   DATA_DIR=/data SCORERS="knn ldn_ratio beam" jobs/exp/exp5.sh   a further table for each scorer
-#   DRY_RUN=1 jobs/exp/exp5.sh                                     only print the commands
+#   DATA_DIR=/data SCORERS="knn ldn_ratio beam" jobs/exp/exp5.sh  a further table for each scorer
+#   DRY_RUN=1 jobs/exp/exp5.sh                                    only print the commands
 #
-# The weights of BEATs, PANNs and OpenL3 are your download (docs/encoders.md); without them these
+# The weights of BEATs, PANNs and OpenL3 are your download (docs/encoders.md). Without them these
 # methods fail, each with a line that says where to get them, and the others run. Without training
 # nothing depends on the seed: SEEDS is 1 unless you set it, as beats_lora needs. The other settings
 # are those of exp1.sh (jobs/exp/exp1.sh --help).
@@ -44,7 +44,7 @@ done
 run_planned
 [[ -z "${LIST_RUNS:-}" ]] || exit 0
 version=untrained
-# of the methods without training it is their only one
+# the epochs of beats_lora; the other methods have one version alone
 [[ " ${METHODS[*]} " != *" beats_lora "* ]] || version=epoch_21_23_25
 REPORT=(--version "${version}" ${REPORT[@]+"${REPORT[@]}"})
 report table5 "${METHODS[@]}"

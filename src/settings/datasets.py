@@ -56,7 +56,7 @@ def with_parents(file: Path) -> DictConfig:
 
 
 def expected_clips(dataset: DictConfig, machine: str) -> dict[str, int | None]:
-    """Clips as train_source, train_target, test_normal, test_anomaly of a machine; None: unknown."""
+    """Clips of each kind (train_source, ..., test_anomaly) of a machine; None: not known."""
     return {**dataset.clips, **dataset.clips_of.get(machine, {})}
 
 

@@ -137,7 +137,7 @@ def test_other_clips_are_refused_by_name(run, own_data, monkeypatch, capsys, cha
         removed.rename(folder.parent / "away")
     try:
         status = call(infer, monkeypatch, f"run={run.folder}", f"name={change}", "scorer=knn")
-        told = capsys.readouterr().err
+        errors = capsys.readouterr().err
         given = [f"run={run.folder}", f"name={change}", "scorer=knn", "accelerator=cpu"]
         again = call(infer, monkeypatch, *given, "embeddings=new")
     finally:
@@ -146,8 +146,8 @@ def test_other_clips_are_refused_by_name(run, own_data, monkeypatch, capsys, cha
         else:
             (folder.parent / "away").rename(removed)
     assert (status, again) == (1, 0)
-    assert f"epoch1.npz: embeddings of other clips: {message}" in told
-    assert "embeddings=new embeds" in told
+    assert f"epoch1.npz: embeddings of other clips: {message}" in errors
+    assert "embeddings=new embeds" in errors
 
 
 def test_left_out(run, own_data, tmp_path, monkeypatch, capsys):

@@ -6,6 +6,8 @@ from collections.abc import Container
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 from conftest import ROOT
 
 PAGE = (ROOT / "docs/architecture.md").read_text()
@@ -19,7 +21,7 @@ FOLDERS += ["src", "tests"]
 def files(*suffixes: str) -> list[str]:
     """The repository's files with one of these suffixes: all folders' and the root's."""
     found = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
-    found += ROOT.iterdir()
+    found += [*ROOT.iterdir(), ROOT / "results/README.md"]
     found = [path for path in found if path.suffix in suffixes and path.is_file()]
     return sorted(path.relative_to(ROOT).as_posix() for path in found)
 
@@ -112,3 +114,28 @@ def test_src_contains_commands_alone():
     commands = [name for name in modules() if re.fullmatch(r"src/\w+\.py", name)]
     assert "src/train.py" in commands
     assert [name for name in commands if not is_script(name)] == []
+
+
+def test_no_line_over_100_columns():
+    names = files(".py", ".sh", ".yaml", ".toml")
+    assert {"jobs/exp/exp1.sh", "src/config/train.yaml", "pyproject.toml"} <= set(names)
+    lines = [(name, i, line) for name in names for i, line in enumerate(text(name).splitlines(), 1)]
+    assert [f"{name}:{i}" for name, i, line in lines if len(line) > 100] == []
+
+
+WORDS = re.compile(r"\b(told|tells|anew|mend(ed)?|goes on)\b", re.IGNORECASE)
+
+
+def test_the_terms_of_the_field():
+    """CONTRIBUTING.md lists the words that are not used, and those that are."""
+    names = set(files(".py", ".sh", ".yaml", ".md", ".html", ".js"))
+    quoting = {"CONTRIBUTING.md", "tests/unit/test_architecture.py"}
+    assert {"README.md", "docs/cluster.md", "src/reporting/html/page.js"} | quoting <= names
+    names = sorted(names - quoting)
+    lines = [(name, i, line) for name in names for i, line in enumerate(text(name).splitlines(), 1)]
+    assert [f"{name}:{i}: {line}" for name, i, line in lines if WORDS.search(line)] == []
+
+
+@pytest.mark.parametrize("line", ["It goes on.", "what is told", "Anew", "tells", "mended"])
+def test_words_are_found(line):
+    assert WORDS.search(line)
