@@ -35,12 +35,10 @@ from tqdm import tqdm
 import synthesis
 from settings.session import quiet_lightning
 from unlabeledasd.clips import index_clips
-from unlabeledasd.data import TripletDataModule
 from unlabeledasd.evaluation import embed
 from unlabeledasd.fast import accelerate
-from unlabeledasd.modules import TripletModule
-from unlabeledasd.networks import TripletNet
 from unlabeledasd.pseudo.clustering import CRITERIA, PseudoLabeler, agreement
+from unlabeledasd.pseudo.triplet import TripletDataModule, TripletModule, TripletNet
 from unlabeledasd.waveforms import fit_length, to_float
 
 MACHINE = "gearbox"

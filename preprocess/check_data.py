@@ -23,10 +23,10 @@ from settings.datasets import (
     load_dataset,
     raw_folder,
 )
-from unlabeledasd.clip_names import NO_ATTRIBUTE, SPLITS, UNKNOWN, name_notes, parse_clip
+from unlabeledasd.audio.clip_names import NO_ATTRIBUTE, SPLITS, UNKNOWN, name_notes, parse_clip
+from unlabeledasd.audio.folders import LeftOut
 from unlabeledasd.clips import AUDIO_SUFFIXES, discover_machines, find_clips, machine_folder
 from unlabeledasd.errors import InputError, one_line_errors, printable
-from unlabeledasd.folders import LeftOut
 from unlabeledasd.waveforms import ClipReview, inspect_clip
 
 COLUMNS = ["machine", "split", "path", "kind", "attribute", "facts", "bytes", "problem"]

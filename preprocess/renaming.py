@@ -15,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from unlabeledasd.clip_names import BARE_NAME, FULL_NAME, NO_ATTRIBUTE
+from unlabeledasd.audio.clip_names import BARE_NAME, FULL_NAME, NO_ATTRIBUTE
 from unlabeledasd.clips import AUDIO_SUFFIXES
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text

@@ -21,7 +21,7 @@ from numpy.random import Generator
 from scipy import signal
 from scipy.io import wavfile
 
-from unlabeledasd.clip_names import NO_ATTRIBUTE, Clip
+from unlabeledasd.audio.clip_names import NO_ATTRIBUTE, Clip
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import replacing, write_text
 

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from settings.build import CONFIG_PATH, build, launch, report_errors
 from settings.check import check_config
 from settings.datasets import load_unlabeled
-from unlabeledasd.clip_names import UNKNOWN
+from unlabeledasd.audio.clip_names import UNKNOWN
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_csv, write_json
 from unlabeledasd.labels import class_names

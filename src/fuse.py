@@ -20,9 +20,9 @@ import yaml
 from unlabeledasd.detection.loading import open_run
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.files import write_text
-from unlabeledasd.fusion import FUSIONS, Source, fuse_scores, write_fused
 from unlabeledasd.results import report
 from unlabeledasd.runs.folder import Run, version_name
+from unlabeledasd.runs.fusion import FUSIONS, Source, fuse_scores, write_fused
 
 
 def parse_source(text: str) -> tuple[Source, dict]:

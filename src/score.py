@@ -37,7 +37,8 @@ import numpy as np
 from tqdm import tqdm
 
 from reporting.curves import curve_file, write_curve
-from unlabeledasd.clip_names import composed
+from unlabeledasd.audio.clip_names import composed
+from unlabeledasd.audio.folders import Found
 from unlabeledasd.decisions import THRESHOLDS
 from unlabeledasd.detection.inbox import (
     SUFFIXES,
@@ -49,7 +50,6 @@ from unlabeledasd.detection.inbox import (
     settled,
 )
 from unlabeledasd.errors import InputError, one_line, one_line_errors, printable
-from unlabeledasd.folders import Found
 
 FIELDS = (
     *("clip", "machine", "score", "percentile", "threshold", "decision"),

@@ -29,7 +29,7 @@ from settings.datasets import (
     raw_folder,
 )
 from settings.kept import load_config, trained_extractor
-from unlabeledasd.clip_names import BARE_NAME, NO_ATTRIBUTE, UNKNOWN, parse_clip
+from unlabeledasd.audio.clip_names import BARE_NAME, NO_ATTRIBUTE, UNKNOWN, parse_clip
 from unlabeledasd.decisions import THRESHOLDS, decision_metrics, decision_threshold
 from unlabeledasd.detection.loading import open_run
 from unlabeledasd.errors import InputError, one_line_errors

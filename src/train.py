@@ -155,7 +155,7 @@ def train(config: DictConfig, run: Run) -> None:
 
 def missing_ground_truth(config: DictConfig, table: "pd.DataFrame") -> list[str]:
     """Lines to print about official test clips with bare names: of which machines, what to do."""
-    from unlabeledasd.clip_names import UNKNOWN
+    from unlabeledasd.audio.clip_names import UNKNOWN
 
     machines = table.machine[table.condition == UNKNOWN].unique()
     if config.dataset.grammar != "dcase" or not len(machines):

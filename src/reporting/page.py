@@ -14,7 +14,7 @@ from tqdm import tqdm
 from reporting.grid import find_run, machine_sets, single_epochs
 from reporting.worst_clips import audio_uri, spectrogram_uri, wrongness
 from settings.kept import load_config
-from unlabeledasd.clip_names import parse_clip
+from unlabeledasd.audio.clip_names import parse_clip
 from unlabeledasd.decisions import decision_threshold
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text

@@ -22,7 +22,7 @@ def load_clips(
     dataset: DictConfig, root: str | Path, required: Sequence[str] = ("train", "test")
 ) -> "pd.DataFrame":
     """The table of a dataset's clips below `root`; checks names and headers, prints counts."""
-    from unlabeledasd.clip_names import name_notes
+    from unlabeledasd.audio.clip_names import name_notes
     from unlabeledasd.clips import summary
     from unlabeledasd.waveforms import check_clips
 

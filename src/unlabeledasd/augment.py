@@ -2,7 +2,6 @@
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F
 
 
 def mixup(
@@ -41,27 +40,3 @@ def exchange_features(
         taken.append(branch[partner])
         labels.append(torch.where(exchanged, soft_labels[partner] / n_branches, 0.0))
     return torch.cat(taken, dim=1), torch.cat(labels, dim=1)
-
-
-def mix_at_snr(signal: Tensor, noise: Tensor, snr_db: Tensor) -> Tensor:
-    """signal + g noise with a power ratio of snr_db (B,), magnitude spectrograms (B, F, frames)."""
-    power, noise_power = (x.square().mean((1, 2)) for x in (signal, noise))
-    # the least power: far below one bit of one sample, but silence gets a finite gain
-    gain = (power / noise_power.clamp_min(1e-20) / 10 ** (snr_db / 10)).sqrt()
-    return signal + gain[:, None, None] * noise
-
-
-def stretch(spectrogram: Tensor, ratio: float, axis: int) -> Tensor:
-    """Stretch a spectrogram (F, frames) by `ratio` in frequency (axis 0) or time (axis 1).
-
-    The result has the same shape. Bilinear with antialiasing, to int(length x ratio) positions.
-    What gets longer is cropped; what gets shorter is repeated from its start in time, and padded
-    with zeros above in frequency.
-    """
-    size = list(spectrogram.shape)
-    length = size[axis]
-    size[axis] = int(length * ratio)
-    stretched = F.interpolate(spectrogram[None, None], size, mode="bilinear", antialias=True)[0, 0]
-    if axis == 1:
-        return stretched.repeat(1, -(-length // size[1]))[:, :length]
-    return F.pad(stretched, (0, 0, 0, max(0, length - size[0])))[:length]

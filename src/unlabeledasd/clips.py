@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from unlabeledasd.clip_names import SPLITS, UNKNOWN, composed, parse_clip
+from unlabeledasd.audio.clip_names import SPLITS, UNKNOWN, composed, parse_clip
+from unlabeledasd.audio.folders import Found, LeftOut, walk, why_left_out
 from unlabeledasd.errors import InputError
-from unlabeledasd.folders import Found, LeftOut, walk, why_left_out
 
 AUDIO_SUFFIXES = (".wav", ".flac")
 GRAMMARS = ("dcase", "free")

@@ -1,20 +1,16 @@
 """Lightning modules, one per loss family."""
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
-from unlabeledasd.augment import exchange_features, mix_at_snr, mixup, stretch
+from unlabeledasd.augment import exchange_features, mixup
 from unlabeledasd.errors import check_range
 from unlabeledasd.fast.graph import GraphedExtractor
-from unlabeledasd.networks import BRANCH_SIZE, MultiResolutionNet, TripletNet
+from unlabeledasd.networks import BRANCH_SIZE, MultiResolutionNet
 from unlabeledasd.waveforms import to_float
 
 Loss = Callable[..., nn.Module]
@@ -156,105 +152,3 @@ class FeatExModule(DiscriminativeModule):
         terms = super().losses(embedding, branches, soft_labels)
         terms["exchanged"] = self.featex_weight * self.exchanged_loss(*exchanged)
         return terms
-
-
-class AdaptationModule(DiscriminativeModule):
-    """Sub-cluster AdaCos with trainable centres on the embedding of an adapted encoder.
-
-    The learning rate rises linearly over the first `warmup_steps` steps and then stays: LoRA with
-    SCAC as in arXiv 2507.10264.
-    """
-
-    def __init__(
-        self,
-        n_classes: int,
-        extractor: nn.Module,
-        loss: Loss,
-        optimizer: MakeOptimizer,
-        warmup_steps: int = 5000,
-        mixup_prob: float = 0.5,
-        seed: int = 0,
-    ):
-        trainable = partial(loss, trainable=True)
-        super().__init__(n_classes, extractor, trainable, optimizer, mixup_prob, seed)
-        check_range("warmup_steps", warmup_steps, 0)
-        self.warmup_steps = warmup_steps
-
-    def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.parameters())
-
-        def share(step: int) -> float:  # of the learning rate
-            return min(1.0, (step + 1) / max(self.warmup_steps, 1))
-
-        scheduler = LambdaLR(optimizer, share)
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
-
-
-class TripletModule(pl.LightningModule):
-    """Triplet loss for pseudo-labels of one machine (arXiv 2409.09332, section III-C).
-
-    Of a batch (waveforms (2 N, T), class (2 N,)) the first N clips x are of the machine, the others
-    are noise n. All are magnitude spectrograms without their mean over time.
-    Anchor: x, or x + n with probability `noise_prob`. Positive: x + n', n' permuted. Negative: half
-    of the batch x stretched in time or frequency, half another clip of the machine; with the n of
-    the anchor added, by a decision and at an SNR of its own, so that noise distinguishes nothing.
-    """
-
-    def __init__(
-        self,
-        extractor: TripletNet,
-        optimizer: MakeOptimizer,
-        margin: float = 1.0,
-        noise_prob: float = 0.5,
-        snr_db: Sequence[float] = (-5, 5),
-        stretch_ratios: Sequence[Sequence[float]] = ((0.5, 0.8), (1.2, 1.5)),
-        seed: int = 0,
-    ):
-        super().__init__()
-        check_range("margin", margin, 0)
-        check_range("noise_prob", noise_prob, 0, 1)
-        for interval in stretch_ratios:
-            check_range("stretch_ratios", interval, 0.01, 100)
-        self.extractor = extractor
-        self.make_optimizer = optimizer
-        self.margin, self.noise_prob = margin, noise_prob
-        self.snr_db, self.stretch_ratios = snr_db, stretch_ratios
-        self.seed = seed
-
-    def configure_optimizers(self) -> Optimizer:
-        return self.make_optimizer(self.parameters())
-
-    def on_train_epoch_start(self) -> None:
-        # on the CPU: the ratios of stretching are sizes, which a GPU would have to copy back
-        self.generator = torch.Generator().manual_seed(self.seed * 100_003 + self.current_epoch)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        x, noise = self.extractor.centered(self.extractor.stft(to_float(batch[0]))).chunk(2)
-        # three passes: each of the three is normalised by its own batch statistics
-        anchor, positive, negative = map(self.extractor.encoder, self.triplet(x, noise))
-        loss = F.triplet_margin_loss(anchor, positive, negative, margin=self.margin)
-        self.log("loss", loss, on_step=True, on_epoch=True, batch_size=len(x))
-        return loss
-
-    def triplet(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x, noise (N, F, frames) -> anchor, positive, negative of the same shape."""
-        size = len(x)
-        anchor = self.add_noise(x, noise, self.noise_prob)
-        positive = self.add_noise(x, noise[self.permutation(size)], 1.0)
-        shift = int(torch.randint(1, size, (1,), generator=self.generator))
-        negative = x.roll(shift, dims=0)  # another clip of the machine
-        for i in self.permutation(size)[: size // 2].tolist():
-            interval, axis = torch.randint(2, (2,), generator=self.generator).tolist()
-            low, high = self.stretch_ratios[interval]
-            ratio = low + (high - low) * torch.rand(1, generator=self.generator).item()
-            negative[i] = stretch(x[i], ratio, axis)
-        return anchor, positive, self.add_noise(negative, noise, self.noise_prob)
-
-    def permutation(self, size: int) -> Tensor:
-        return torch.randperm(size, generator=self.generator)
-
-    def add_noise(self, x: Tensor, noise: Tensor, prob: float) -> Tensor:
-        low, high = self.snr_db
-        snr_db = low + (high - low) * torch.rand(len(x), generator=self.generator)
-        noisy = torch.rand(len(x), 1, 1, generator=self.generator) < prob
-        return torch.where(noisy.to(x.device), mix_at_snr(x, noise, snr_db.to(x.device)), x)

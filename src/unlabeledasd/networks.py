@@ -209,29 +209,6 @@ class MultiResolutionNet(nn.Module):
         return parts
 
 
-class TripletNet(StftBranch):
-    """The extractor of the triplet pseudo-labels: one STFT branch, the mean over time removed.
-
-    Waveforms (B, T), T = clip_seconds x sample_rate -> (embedding (B, 128), [embedding]).
-    """
-
-    def __init__(
-        self,
-        n_fft: int = 1024,
-        clip_seconds: float = 18,
-        sample_rate: int = 16000,
-        band_hz: Sequence[float] = (200, 8000),
-    ):
-        check_range("n_fft", n_fft, 32, 2**16)
-        super().__init__(n_fft, sample_rate, band_hz, time_mean_removed=True)
-        self.n_samples = round(clip_seconds * sample_rate)
-        self.embedding_size = BRANCH_SIZE
-
-    def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:  # type: ignore[override]
-        embedding = super().forward(wave)
-        return embedding, [embedding]
-
-
 def least_samples() -> int:
     """The shortest clip that leaves the spectrum branch one position after its convolutions."""
     n_bins = 1

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from unlabeledasd.clip_names import UNKNOWN
+from unlabeledasd.audio.clip_names import UNKNOWN
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_csv
 from unlabeledasd.metrics import OFFICIAL, challenge_score, evaluate

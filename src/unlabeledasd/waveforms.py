@@ -13,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from unlabeledasd.audio import AudioFile
+from unlabeledasd.audio.levels import SILENT_RANGE, check_values, length_notes, level_notes
 from unlabeledasd.errors import InputError
-from unlabeledasd.levels import SILENT_RANGE, check_values, length_notes, level_notes
 
 if TYPE_CHECKING:  # checking a data folder needs no torch
     from torch import Tensor

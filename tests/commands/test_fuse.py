@@ -18,10 +18,10 @@ import train
 from conftest import call, files_below, tiny
 from unlabeledasd.detection import load
 from unlabeledasd.errors import InputError
-from unlabeledasd.fusion import FUSIONS, Source, fuse_scores, standardize
 from unlabeledasd.metrics import evaluate
 from unlabeledasd.results import read_scores, write_scores
 from unlabeledasd.runs.folder import Run
+from unlabeledasd.runs.fusion import FUSIONS, Source, fuse_scores, standardize
 
 SCORES = ("train", "held_out", "test")
 

@@ -22,7 +22,7 @@ import train
 from conftest import ROOT, SECONDS, call, compose, files_below, tiny, write_wav
 from settings.build import build
 from unlabeledasd import evaluation
-from unlabeledasd.clip_names import parse_clip
+from unlabeledasd.audio.clip_names import parse_clip
 from unlabeledasd.files import write_npz, write_text
 from unlabeledasd.labels import Labels
 from unlabeledasd.pseudo.label_file import PseudoLabels, fingerprint

@@ -13,11 +13,8 @@ from torch import nn
 import train_triplet
 from conftest import SECONDS, call, compose
 from settings.check import check_config
-from unlabeledasd import modules
-from unlabeledasd.augment import mix_at_snr, stretch
-from unlabeledasd.data import TripletClips
-from unlabeledasd.modules import TripletModule
-from unlabeledasd.networks import TripletNet
+from unlabeledasd.pseudo import triplet
+from unlabeledasd.pseudo.triplet import TripletClips, TripletModule, TripletNet, mix_at_snr, stretch
 from unlabeledasd.runs.folder import Run
 from unlabeledasd.waveforms import tiled_window
 
@@ -214,7 +211,7 @@ def test_the_mean_over_time_is_removed_once_before_mixing(monkeypatch):
 
 def test_how_negatives_are_stretched(monkeypatch):
     calls = []
-    monkeypatch.setattr(modules, "stretch", lambda x, ratio, axis: calls.append((ratio, axis)) or x)
+    monkeypatch.setattr(triplet, "stretch", lambda x, ratio, axis: calls.append((ratio, axis)) or x)
     made = module()
     for _ in range(20):
         made.triplet(torch.rand(40, 4, 4), torch.rand(40, 4, 4))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import make_machine, write_wav
-from unlabeledasd.clip_names import Clip, name_notes, parse_clip
+from unlabeledasd.audio.clip_names import Clip, name_notes, parse_clip
 from unlabeledasd.clips import index_clips, summary
 from unlabeledasd.errors import InputError
 

@@ -8,8 +8,9 @@ import sys
 import pytest
 
 from conftest import ROOT
-from unlabeledasd import containers, data
-from unlabeledasd.containers import stand_alone
+from unlabeledasd import data
+from unlabeledasd.runs import containers
+from unlabeledasd.runs.containers import stand_alone
 
 
 @pytest.fixture

@@ -23,9 +23,10 @@ from settings.build import build
 from settings.check import check_config
 from unlabeledasd import evaluation
 from unlabeledasd.errors import InputError
-from unlabeledasd.networks import MultiResolutionNet, TripletNet
+from unlabeledasd.networks import MultiResolutionNet
 from unlabeledasd.pseudo.embedders import PANNS_MD5, OpenL3, OwnModel, Panns, Resampled, resample
 from unlabeledasd.pseudo.pretrained import Cnn14, OpenL3Net
+from unlabeledasd.pseudo.triplet import TripletNet
 
 WHEELS = """
 panns-inference==0.1.1 \\

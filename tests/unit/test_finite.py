@@ -11,8 +11,9 @@ import torch
 
 from unlabeledasd.fast import accelerate
 from unlabeledasd.losses import SubclusterAdaCos
-from unlabeledasd.modules import FeatExModule, SubspaceLossModule, TripletModule
-from unlabeledasd.networks import MultiResolutionNet, TripletNet
+from unlabeledasd.modules import FeatExModule, SubspaceLossModule
+from unlabeledasd.networks import MultiResolutionNet
+from unlabeledasd.pseudo.triplet import TripletModule, TripletNet
 
 SAMPLES = 70400
 PRECISIONS = {"fp32": nullcontext, "bf16": partial(torch.autocast, "cpu", torch.bfloat16)}

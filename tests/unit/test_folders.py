@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, make_machine, write_wav
+from unlabeledasd.audio.folders import PARTIAL_SUFFIXES, SYSTEM_FOLDERS, walk
 from unlabeledasd.clips import AUDIO_SUFFIXES, index_clips
 from unlabeledasd.detection import inbox
 from unlabeledasd.errors import InputError, printable
-from unlabeledasd.folders import PARTIAL_SUFFIXES, SYSTEM_FOLDERS, walk
 
 SUFFIXES = (".wav", ".flac")
 

@@ -8,7 +8,7 @@ import pytest
 from test_labels import PATHS
 
 from conftest import SHARED
-from unlabeledasd.clip_names import NO_ATTRIBUTE, parse_clip
+from unlabeledasd.audio.clip_names import NO_ATTRIBUTE, parse_clip
 from unlabeledasd.errors import InputError
 from unlabeledasd.labels import Labels
 from unlabeledasd.pseudo.label_file import (

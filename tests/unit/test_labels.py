@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unlabeledasd.clip_names import parse_clip
+from unlabeledasd.audio.clip_names import parse_clip
 from unlabeledasd.errors import InputError
 from unlabeledasd.labels import Labels, class_names, labels_from_fields
 

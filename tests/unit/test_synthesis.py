@@ -24,7 +24,7 @@ from synthesis import (
     render,
     write_demo,
 )
-from unlabeledasd.clip_names import NO_ATTRIBUTE, Clip, parse_clip
+from unlabeledasd.audio.clip_names import NO_ATTRIBUTE, Clip, parse_clip
 from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlabeledasd.two_channels import LEAST_SAMPLES, inverse_stft, stft, subtract_far
+from unlabeledasd.audio.two_channels import LEAST_SAMPLES, inverse_stft, stft, subtract_far
 
 RATE = 16000
 

@@ -10,9 +10,9 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
-from unlabeledasd.clip_names import CONDITION_WORDS, SPLITS, composed
+from unlabeledasd.audio.clip_names import CONDITION_WORDS, SPLITS, composed
+from unlabeledasd.audio.folders import Found, LeftOut, walk
 from unlabeledasd.errors import InputError
-from unlabeledasd.folders import Found, LeftOut, walk
 
 SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".w64"),

@@ -10,8 +10,8 @@ import numpy as np
 import soxr
 
 from unlabeledasd.audio import AudioFile
+from unlabeledasd.audio.levels import Levels, check_values, length_notes
 from unlabeledasd.errors import InputError
-from unlabeledasd.levels import Levels, check_values, length_notes
 from unlabeledasd.waveforms import fit_length
 
 BLOCK_SECONDS = 10

@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from unlabeledasd.clip_names import UNKNOWN
+from unlabeledasd.audio.clip_names import UNKNOWN
 from unlabeledasd.files import replacing
 
 MARKERS = {"source": ".", "target": "x"}

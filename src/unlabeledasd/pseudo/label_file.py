@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from unlabeledasd.clip_names import NO_ATTRIBUTE, UNKNOWN, parse_clip
+from unlabeledasd.audio.clip_names import NO_ATTRIBUTE, UNKNOWN, parse_clip
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import file_hash, write_json
 from unlabeledasd.labels import Labels, class_names
