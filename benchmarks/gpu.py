@@ -5,8 +5,9 @@
   python benchmarks/gpu.py --json gpu.json         the same as JSON
 
 Parts: card (peaks of this card), steps (clips/s of each setting), profile (kernels of a step of the
-default), methods (clips/s of each method, and hours of exp1 to exp3 from them), together (two runs
-at a time), scoring (16 machines), cpu (agreement with the CPU), bytes (two runs, equal files).
+default), methods (clips/s of each method, and hours of exp1 to exp3 from them), together (one to
+three processes at a time), scoring (16 machines), cpu (agreement with the CPU), bytes (two runs,
+equal files).
 Without a GPU it runs with tiny sizes on the CPU, where its numbers mean nothing.
 """
 
@@ -31,6 +32,7 @@ DEVICE = "cuda" if CUDA else "cpu"
 BATCH, SECONDS = (64, 18.0) if CUDA else (4, 4.4)
 SIZES = [f"dataset.batch_size={BATCH}", f"dataset.clip_seconds={SECONDS}"]
 WARM_UP, STEPS = (5, 20) if CUDA else (1, 2)
+ROUNDS = 40 if CUDA else 2  # of STEPS, of processes at a time
 MACHINES = 16 if CUDA else 2
 EPOCHS, TRAINING_CLIPS, TEST_CLIPS = 16, 1000, 200  # of a machine of dcase2023 and dcase2024
 DEFAULT = "subloss_0256_4096"
@@ -210,14 +212,29 @@ def hours(rates: dict[str, float]) -> list[dict]:
     return rows
 
 
+def step_ends(data_dir: Path) -> list[float]:
+    """The time of day after each STEPS steps, for some seconds."""
+    step = one_step(data_dir, DEFAULT)
+    ends = []
+    for _ in range(ROUNDS):
+        for _ in range(STEPS):
+            step()
+        synchronize()
+        ends.append(time.time())
+    return ends
+
+
 def together(data_dir: Path) -> list[dict]:
-    """Clips/s of one process and of two at a time, together."""
+    """Clips/s of some processes at a time, in the time that all of them train."""
     rows = []
-    for count in (1, 2):
+    for count in (1, 2, 3):
         command = [sys.executable, __file__, "--worker", str(data_dir)]
         running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(count)]
-        steps = [json.loads(run.communicate()[0].splitlines()[-1])["step s"] for run in running]
-        rows.append({"at a time": count, "clips/s": sum(BATCH / step for step in steps)})
+        ends = [json.loads(run.communicate()[0].splitlines()[-1]) for run in running]
+        start, stop = max(e[0] for e in ends), min(e[-1] for e in ends)
+        steps = sum(STEPS * sum(start < end <= stop for end in e) for e in ends)
+        rate = BATCH * steps / (stop - start) if stop > start else float("nan")
+        rows.append({"at a time": count, "clips/s": rate, "common s": max(0.0, stop - start)})
     return rows
 
 
@@ -277,7 +294,7 @@ PARTS = "card steps profile methods together scoring cpu bytes"
 def main() -> None:
     given = options(__doc__, parts=PARTS, methods=METHODS)
     if given.worker:
-        print(json.dumps(train_steps(Path(given.worker[0]), DEFAULT)))
+        print(json.dumps(step_ends(Path(given.worker[0]))))
         return
     tables: dict[str, list[dict]] = {}
 

@@ -10,11 +10,15 @@ from measuring import BENCHMARKS, prepared
 
 
 def agreement(data_dir: Path, method: str, device: str) -> list[dict]:
-    """Training and embeddings in float32 on this device against the CPU: relative differences."""
+    """Training and embeddings in float32 on this device against the CPU: relative differences.
+
+    Without TF32, in which a GPU convolves otherwise: its 10 bits are no float32.
+    """
     from scipy.stats import spearmanr
 
     from unlabeledasd.fast import accelerate
 
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     found = {}
     for place in ("cpu", device):
         # without mixup, whose draws differ between devices
