@@ -36,8 +36,8 @@ EPOCHS = {"class": 14, "triplet": 6}
 
 def make_teacher(results_dir, source: str, seed: int = 0) -> Run:
     """A run folder with a checkpoint of random weights."""
-    network = "TripletNet" if source == "triplet" else "MultiResolutionNet"
-    extractor = {"_target_": f"unlabeledasd.networks.{network}", "clip_seconds": SECONDS}
+    network = "pseudo.triplet.TripletNet" if source == "triplet" else "networks.MultiResolutionNet"
+    extractor = {"_target_": f"unlabeledasd.{network}", "clip_seconds": SECONDS}
     run = Run(results_dir / "tiny" / RUNS[source])
     write_text(
         run.config,
