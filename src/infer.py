@@ -148,6 +148,8 @@ def embed_clips(
     use_threads(trained.threads)
     keep_memory()
     dataset = config.get("dataset") or trained.dataset
+    # the network knows one rate: that of its training
+    dataset = OmegaConf.merge(dataset, {"sample_rate": trained.dataset.sample_rate})
     root = raw_folder(config, trained, dataset)
     table = load_clips(dataset, root, required=("test",))
     device = pick_device(config.accelerator)

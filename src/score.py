@@ -84,6 +84,8 @@ def print_beside_bar(line: str, file: TextIO) -> None:
 
 def refer_to(detector, inbox: Inbox, tally: Tally, options: argparse.Namespace) -> None:
     """Replace the scores of the held-out training clips by those of normal recordings."""
+    if not options.normal.exists():
+        raise InputError(f"--normal {options.normal}: no such folder")
     scores: dict[str, list[float]] = {}
     for error in inbox.unreadable:
         tally.fail(error)

@@ -101,6 +101,7 @@ def train(config: DictConfig, run: Run) -> None:
     from unlabeledasd.cache import ClipCache
     from unlabeledasd.labels import Labels
     from unlabeledasd.runs.checkpoints import load_extractor
+    from unlabeledasd.runs.contents import keep_contents
     from unlabeledasd.runs.embeddings import write_embeddings
     from unlabeledasd.runs.training import fit
 
@@ -108,6 +109,7 @@ def train(config: DictConfig, run: Run) -> None:
     use_hardware(config)
     table, labels, module, data = prepare(config)
     save_config(config, run)
+    keep_contents(run, config.data.root, table)
     if run.labels.is_file() and Labels.load(run.labels) != labels:
         raise InputError(
             f"{run.labels}: differs from the labels of the clips now; retrain with overwrite=true"

@@ -40,6 +40,7 @@ def main(config: DictConfig) -> None:
 
 
 def train(config: DictConfig, run: Run) -> None:
+    from unlabeledasd.runs.contents import keep_contents
     from unlabeledasd.runs.training import fit
 
     quiet_lightning()
@@ -53,6 +54,7 @@ def train(config: DictConfig, run: Run) -> None:
         module.configure_optimizers()  # whose settings are checked only here
     data = build(config.data, table=table, n_samples=module.extractor.n_samples)
     save_config(config, run)
+    keep_contents(run, config.data.root, table[table.split == "train"])
     make_trainer = partial(build, config.trainer, precision=config.precision)
     fit(run, make_trainer, module, data, [config.epochs], runs_after=runs_after())
     checkpoint = run.require(run.checkpoint(config.epochs))

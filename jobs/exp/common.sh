@@ -176,6 +176,17 @@ list_planned() {
   done
 }
 
+# data_changed DATASET FOLDER: clips may differ from those of the finished run; train.py compares.
+data_changed() {
+  local contents="$2/all/contents.json" raw newer
+  raw="${DATA_DIR}/${1#folder:}/all/raw"
+  [[ -e "${contents}" && -d "${raw}" ]] || return 1
+  raw="$(cd "${raw}" && pwd -P)"
+  grep -qF -- "\"root\": \"${raw}\"" "${contents}" || return 0
+  newer="$(find -L "${raw}" -cnewer "${contents}" -print -quit 2> /dev/null)" || true
+  [[ -n "${newer}" ]]
+}
+
 # run_planned: a finished run is skipped, a failed one does not stop the rest.
 run_planned() {
   local run dataset method seed folder free
@@ -187,8 +198,9 @@ run_planned() {
     IFS=$'\t' read -r dataset method seed <<< "${run}"
     run_folder "${dataset}" "${method}" "${seed}"
     folder="${RESULTS_DIR}/${FOLDER}"
-    # with OVERRIDES, src/train.py says whether they are those of the finished run
-    if [[ -e "${folder}/all/done" && -z "${DRY_RUN:-}${OVERRIDES[*]-}" ]]; then
+    # with OVERRIDES or newer clips, src/train.py says whether they are those of the finished run
+    if [[ -e "${folder}/all/done" && -z "${DRY_RUN:-}${OVERRIDES[*]-}" ]] \
+      && ! data_changed "${dataset}" "${folder}"; then
       echo "already finished, skipping: ${folder}"
       continue
     fi

@@ -4,15 +4,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from settings.text import as_text, how_to_quote
 from unlabeledasd.errors import InputError, input_error, one_line_errors
 
 CONFIG_PATH = str(Path(__file__).resolve().parents[1] / "config")
@@ -97,14 +98,19 @@ def flat(value: Any, key: str = "") -> dict[str, Any]:
     return items
 
 
-def report_errors() -> AbstractContextManager:
+@contextmanager
+def report_errors() -> Iterator[None]:
     """one_line_errors for Hydra's errors too.
 
     It goes around the task function, so that Hydra does not report our errors in its own way, and
     around the call of hydra.main.
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra's own errors reach us
-    return one_line_errors(HydraException, OmegaConfBaseException, OSError)
+    with one_line_errors(HydraException, OmegaConfBaseException, OSError):
+        try:
+            yield
+        except OverrideParseException as error:
+            raise InputError(how_to_quote(error.override)) from None
 
 
 def launch(
@@ -120,5 +126,6 @@ def launch(
             names = sorted(p.stem for p in Path(CONFIG_PATH, group).glob("*.yaml"))
             print(f"\n{group}:", *(name for name in names if name != "base"))
         return
+    sys.argv[1:] = map(as_text, sys.argv[1:])
     with report_errors():
         main()

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from settings.build import CONFIG_PATH, build, flat, nodes
+from settings.session import index_dataset
 from unlabeledasd.errors import InputError, one_line
 from unlabeledasd.files import file_hash, write_text
 from unlabeledasd.runs.folder import Run
@@ -73,8 +74,20 @@ def refuse_other_done(config: DictConfig, run: Run) -> None:
         raise InputError(f"{run.labels}: {changed}")
 
 
+def refuse_other_clips(config: DictConfig, run: Run) -> None:
+    """InputError if the finished run was made of other clips than there are now."""
+    from unlabeledasd.runs.contents import require_same  # which imports pandas
+
+    root = Path(config.data.root)
+    if root.is_dir():
+        require_same(run, root, index_dataset(config.dataset, root, required=()))
+    else:
+        print(f"note: {root}: no such folder; its clips are not compared with those of the run")
+
+
 def report_finished(config: DictConfig, run: Run) -> None:
     refuse_other_done(config, run)
+    refuse_other_clips(config, run)
     print(f"already finished, skipping: {run.folder}")
 
 

@@ -557,6 +557,11 @@ def _(place):
     return place.check("seed=???")
 
 
+@case("a text that Hydra would not take as text")
+def _(place):
+    return place.check("dataset.teacher=a=b")
+
+
 # --- runs ------------------------------------------------------------------------------------
 
 
@@ -566,12 +571,42 @@ def _(place):
     return place.train("score_epochs=[1,2]", "model.optimizer.lr=0.01", "model.mixup_prob=0.1")
 
 
-@case("clips that differ from those of the existing run")
+@case("clips that were added to those of an unfinished run")
 def _(place):
     place.finished()
     place.run.done_marker.unlink()
     write_wav(place.raw / "fan/train" / NAME.replace("0000", "0099"), hz=333)
     return place.train("score_epochs=[1,2]")
+
+
+@case("clips that were removed from those of a finished run")
+def _(place):
+    place.finished()
+    place.clip.unlink()
+    return place.train("score_epochs=[1,2]")
+
+
+@case("other recordings under the names of those of a run")
+def _(place):
+    place.finished()
+    write_wav(place.clip, hz=333)
+    return place.train("score_epochs=[1,2]")
+
+
+@case("another `data_dir` with other test clips")
+def _(place):
+    place.finished()
+    moved = place.folder.with_name("moved")
+    shutil.copytree(place.folder, moved)
+    test = moved / "tiny/all/raw/pump/test"
+    write_wav(test / "section_00_source_test_normal_0099.wav", hz=333)
+    return place.train("score_epochs=[1,2]", f"data_dir={moved}")
+
+
+@case("a finished run whose recordings are no longer there")
+def _(place):
+    place.finished()
+    return place.train("score_epochs=[1,2]", "data_dir=gone")
 
 
 @case("a results folder without write permission")

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from conftest import DATASETS, METHODS, ROOT, compose, write_script
+from unlabeledasd.files import write_json
 
 STAND_IN = """#!/bin/sh
 case "$1" in
@@ -119,7 +120,7 @@ def test_finished_runs_are_skipped(job, tmp_path):
     assert "already finished, skipping: " in done.stdout
     assert "1 of 2 runs to do" in done.stdout
     assert len(job.log()) == 1
-    # with other settings than it may have had, src/train.py is asked
+    # with other settings or clips than it may have had, src/train.py is asked
     job(
         "exp2.sh",
         METHODS="subloss_0256_4096",
@@ -128,6 +129,29 @@ def test_finished_runs_are_skipped(job, tmp_path):
         OVERRIDES="model.optimizer.lr=0.1",
     )
     assert job.log()[1].endswith("model.optimizer.lr=0.1")
+
+
+def test_newer_clips_of_a_finished_run(job, tmp_path):
+    raw = tmp_path / "demo/all/raw"
+    (raw / "fan/train").mkdir(parents=True)
+    (raw / "fan/train/1.wav").touch()
+    marker = tmp_path / "results/demo/subloss_0256_4096_1/all/done"
+    marker.parent.mkdir(parents=True)
+    marker.touch()
+    run = {"METHODS": "subloss_0256_4096", "DATASETS": "demo", "SEEDS": "1"}
+    contents = marker.with_name("contents.json")
+    write_json(contents, {"root": str(raw), "folders": {}})
+    assert "already finished, skipping: " in job("exp2.sh", **run).stdout
+    write_json(contents, {"root": str(tmp_path / "other/all/raw"), "folders": {}})
+    job("exp2.sh", **run)
+    assert len(job.log()) == 1
+    write_json(contents, {"root": str(raw), "folders": {}})
+    while (raw / "fan/train/2.wav").touch() or (
+        (raw / "fan/train/2.wav").stat().st_ctime_ns <= contents.stat().st_ctime_ns
+    ):
+        pass  # until the clock of the file system has moved
+    job("exp2.sh", **run)
+    assert len(job.log()) == 2
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlabeledasd.metrics import challenge_score, evaluate
+from unlabeledasd.metrics import FURTHER, challenge_score
+from unlabeledasd.metrics import evaluate as evaluate_all
 
 KEYS = [
     "hmean_official",
@@ -20,6 +21,15 @@ KEYS = [
     "0_target_pauc_only",
 ]
 OFFICIAL = KEYS[1:4]
+
+
+def evaluate(*arguments, **flags) -> dict[str, float]:
+    """The metrics of KEYS; those behind them are harmonic means of these."""
+    found = evaluate_all(*arguments, **flags)
+    assert list(found) == [*KEYS, *FURTHER]
+    return {key: found[key] for key in KEYS}
+
+
 MONOTONE = [np.exp, np.arctan, np.float32, lambda s: 2 * s**3 - 5, lambda s: 1e-9 * s]
 
 
@@ -127,6 +137,24 @@ def test_perfect_chance_and_reversed(sign, auc, pauc):
     assert found["hmean_official"] == (
         0 if sign < 0 else pytest.approx(3 / sum(1 / v for v in official))
     )
+
+
+def test_further_columns_of_the_authors():
+    rng = np.random.default_rng(3)
+    normal, target = np.arange(80) % 2 == 0, np.arange(80) % 4 < 2
+    found = evaluate_all(rng.standard_normal(80) + ~normal, normal, target)
+    s, t = "0_source_", "0_target_"
+    parts = {
+        "hmean_0_{d}_auc_only": [s + "auc_only", t + "auc_only"],
+        "hmean_0_source_{a}_only": [s + "auc_only", s + "pauc_only"],
+        "hmean_0_target_{a}_only": [t + "auc_only", t + "pauc_only"],
+        "hmean_0_{d}_{a}_only": [d + a for d in (s, t) for a in ("auc_only", "pauc_only")],
+        "hmean_0_{d}_auc_all": [s + "auc_all", t + "auc_all"],
+        "hmean_0_{d}_{a}_all": [d + a for d in (s, t) for a in ("auc_all", "pauc_all")],
+    }
+    assert list(found)[-6:] == list(parts)
+    for name, keys in parts.items():
+        assert found[name] == pytest.approx(len(keys) / sum(1 / found[key] for key in keys))
 
 
 @pytest.mark.parametrize("kind", [bool, int, np.int64, float])

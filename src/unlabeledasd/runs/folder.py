@@ -46,6 +46,7 @@ class Run:
         self.all = self.folder / "all"
         self.config = self.all / "config.yaml"
         self.labels = self.all / "labels.json"
+        self.contents = self.all / "contents.json"  # which clips it is made of
         self.environment = self.all / "environment.json"
         self.done_marker = self.all / "done"
         self.progress = self.all / "progress.json"  # epochs trained, of how many, seconds of each
@@ -125,7 +126,8 @@ class Run:
         versions = sorted(self.folder.glob("*/infer/version_*"))
         names = ("embeddings", "scorers", "infer", "checkpoints", "logs")
         folders = [self.all / name for name in names]
-        files = [self.labels, self.environment, self.progress, self.error, self.cleared]
+        files = [self.labels, self.contents, self.environment, self.progress]
+        files += [self.error, self.cleared]
         every = [self.done_marker, *versions, *folders, *files, self.config]
         present = [path for path in every if path.exists()]
         for path in present:
