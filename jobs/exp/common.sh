@@ -5,6 +5,7 @@
 #   plan DATASET METHOD SEED    a run; the METHOD triplet:MACHINE is the triplet model of a machine
 #   run_planned                 start by the launcher what is not finished of the plan
 #   report NAME METHOD...       the table over DATASETS and SEEDS
+#   report_scorers NAME METHOD...   and one for each of SCORERS, by kept embeddings
 #   exit "${FAILED:-0}"         1 if a run failed
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../environment.sh"
@@ -230,4 +231,32 @@ report() {
   afterwards "${RESULTS_DIR}/${name}.log" \
     python src/report.py --name "${name}" --datasets "${names[@]}" --methods "${@:2}" \
     --seeds "${SEEDS[@]}" --results-dir="${RESULTS_DIR}" ${REPORT[@]+"${REPORT[@]}"} || FAILED=1
+}
+
+# score_again DATASET METHOD SEED SCORER: the scores of a finished run by another scorer.
+score_again() {
+  run_folder "$1" "$2" "$3"
+  local folder="${RESULTS_DIR}/${FOLDER}"
+  local -a command=(python src/infer.py "$(quoted run="${folder}")" name="$4" scorer="$4")
+  if [[ -n "${DRY_RUN:-}" ]]; then printf '%q ' "${command[@]}" && echo; return; fi
+  [[ -e "${folder}/all/done" && ! -e "${folder}/all/infer/$4.yaml" ]] || return 0
+  attended "${command[@]}" || FAILED=1
+}
+
+# report_scorers NAME METHOD...: score the finished runs by each of SCORERS (names in
+# src/config/scorer), and write a table of each.
+report_scorers() {
+  local name="$1" scorer dataset seed method
+  local -a scorers rest=(${REPORT[@]+"${REPORT[@]}"})
+  shift
+  read -ra scorers <<< "${SCORERS:-}"
+  for scorer in ${scorers[@]+"${scorers[@]}"}; do
+    for dataset in "${DATASETS[@]}"; do
+      for seed in "${SEEDS[@]}"; do
+        for method in "$@"; do score_again "${dataset}" "${method}" "${seed}" "${scorer}"; done
+      done
+    done
+    REPORT=(${rest[@]+"${rest[@]}"} --version "${scorer}")
+    report "${name}_${scorer}" "$@"
+  done
 }

@@ -22,17 +22,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 methods="spectral_logmel spectral_level spectral_max spectral_psd"
 methods+=" beats_mean beats_rdp beats_gem beats_max beats_lora panns openl3"
 read -ra METHODS <<< "${METHODS:-${methods}}"
-read -ra SCORERS <<< "${SCORERS:-}"   # names in src/config/scorer
-
-# score_again DATASET METHOD SEED SCORER: the scores of a finished run by another scorer.
-score_again() {
-  run_folder "$1" "$2" "$3"
-  local folder="${RESULTS_DIR}/${FOLDER}"
-  local -a command=(python src/infer.py "$(quoted run="${folder}")" name="$4" scorer="$4")
-  if [[ -n "${DRY_RUN:-}" ]]; then printf '%q ' "${command[@]}" && echo; return; fi
-  [[ -e "${folder}/all/done" && ! -e "${folder}/all/infer/$4.yaml" ]] || return 0
-  attended "${command[@]}" || FAILED=1
-}
 
 for dataset in "${DATASETS[@]}"; do
   for seed in "${SEEDS[@]}"; do
@@ -48,15 +37,5 @@ version=untrained
 [[ " ${METHODS[*]} " != *" beats_lora "* ]] || version=epoch_21_23_25
 REPORT=(--version "${version}" ${REPORT[@]+"${REPORT[@]}"})
 report table5 "${METHODS[@]}"
-for scorer in ${SCORERS[@]+"${SCORERS[@]}"}; do
-  for dataset in "${DATASETS[@]}"; do
-    for seed in "${SEEDS[@]}"; do
-      for method in "${METHODS[@]}"; do
-        score_again "${dataset}" "${method}" "${seed}" "${scorer}"
-      done
-    done
-  done
-  REPORT+=(--version "${scorer}")
-  report "table5_${scorer}" "${METHODS[@]}"
-done
+report_scorers table5 "${METHODS[@]}"
 exit "${FAILED:-0}"

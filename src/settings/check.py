@@ -22,7 +22,7 @@ RUNTIME_ARGUMENTS = {
     "data": {"table", "labels", "n_samples"},
     "label": {"table"},
     "model": {"n_classes"},
-    "model.loss": {"embedding_size", "n_classes", "trainable"},
+    "model.loss": {"embedding_size", "n_classes"},
     "model.optimizer": {"params"},
     "trainer": {"max_epochs", "callbacks", "plugins", "precision"},
 }

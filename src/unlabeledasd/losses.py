@@ -32,9 +32,7 @@ class SubclusterAdaCos(nn.Module):
                 f"n_classes={n_classes}, n_subclusters={n_subclusters}: the scale needs 3 centres"
             )
         self.scale = math.sqrt(2) * math.log(n_classes * n_subclusters - 1)
-        # Xavier-uniform of the (embedding_size, n_classes * n_subclusters) matrix
-        bound = math.sqrt(6 / (embedding_size + n_classes * n_subclusters))
-        centers = torch.empty(n_classes, n_subclusters, embedding_size).uniform_(-bound, bound)
+        centers = uniform_centers(n_classes, n_subclusters, embedding_size)
         if trainable:
             self.centers = nn.Parameter(centers)
         else:
@@ -47,3 +45,9 @@ class SubclusterAdaCos(nn.Module):
         by_class = logits.unflatten(1, self.centers.shape[:2]).logsumexp(-1)  # (B, C)
         # ln p_c in one step: softmax and then logarithm can reach ln 0 in low precision
         return -(soft_labels * F.log_softmax(by_class, dim=-1)).sum(-1).mean()
+
+
+def uniform_centers(n_classes: int, n_subclusters: int, embedding_size: int) -> Tensor:
+    """(n_classes, n_subclusters, embedding_size), Xavier-uniform as the matrix of all centres."""
+    bound = math.sqrt(6 / (embedding_size + n_classes * n_subclusters))
+    return torch.empty(n_classes, n_subclusters, embedding_size).uniform_(-bound, bound)
