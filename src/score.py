@@ -6,6 +6,7 @@
   python src/score.py RUN hour.wav --machine fan --curves FOLDER --pictures   the score over time
   python src/score.py RUN FOLDER --format csv > scores.csv                    or jsonl
   python src/score.py RUN FOLDER --normal NORMALS    thresholds from your own normal recordings
+  arecord -f S16_LE -r 16000 | python src/score.py RUN -     a live stream, a JSON line per window
 
 Recordings are wav, flac, ogg, mp3, aiff, au, caf or w64, of any sample rate, length and number of
 channels (docs/recordings.md). The nearest folder that is named as a machine decides, from FOLDER on
@@ -17,69 +18,36 @@ longer one is cut into windows; its score is their mean. The percentile is among
 training clips held out from the scorer, and the decision is anomaly above their threshold, as in
 the challenge. The network has seen these clips, so new normal clips score higher, and where there
 were few of them alarms are far more frequent than the quantile says. So give 30 or more normal
-recordings of a machine, which were not trained on, by --normal.
+recordings of a machine, which were not trained on, by --normal. A detector of src/learn.py has set
+such recordings aside: its thresholds keep its rate of false alarms, and the p-value is the chance
+of a score as high for a normal recording.
 """
 
 import argparse
-import csv
 import io
-import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from math import isnan, nan
+from math import isnan
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 import numpy as np
 from tqdm import tqdm
 
 from reporting.curves import curve_file, write_curve
+from reporting.lines import FIELDS, Tally, as_line, csv_line, print_beside_bar, reported
+from reporting.stream import FORMATS, score_stream
 from unlabeledasd.audio.clip_names import composed
 from unlabeledasd.audio.folders import Found
 from unlabeledasd.decisions import THRESHOLDS
-from unlabeledasd.detection.inbox import (
-    SUFFIXES,
-    Copies,
-    Inbox,
-    Recording,
-    look,
-    machine_of,
-    settled,
+from unlabeledasd.detection.inbox import SUFFIXES, Inbox, Recording, look, machine_of, settled
+from unlabeledasd.errors import InputError, one_line_errors, printable
+
+NO_GUARANTEE = (
+    "note: thresholds are from clips that the network was trained on, so no rate of false alarms "
+    "is promised; src/learn.py or --normal take clips that it has not seen"
 )
-from unlabeledasd.errors import InputError, one_line, one_line_errors, printable
-
-FIELDS = (
-    *("clip", "machine", "score", "percentile", "threshold", "decision"),
-    *("windows", "windows_above", "worst_start_s", "note"),
-)
-
-
-class Tally:
-    """How many recordings were scored, how many could not be, and which came before."""
-
-    def __init__(self) -> None:
-        self.scored, self.failed, self.copies = 0, 0, Copies()
-
-    def fail(self, error: object) -> None:
-        self.failed += 1
-        print_beside_bar(f"error: {error}", sys.stderr)
-
-    def summary(self, inbox: Inbox) -> str:
-        """One line on a batch; empty where nothing has to be said."""
-        parts = []
-        if self.scored + self.failed > 1:
-            parts.append(f"{self.scored} recordings scored")
-            parts += [f"{self.failed} could not be"] * bool(self.failed)
-        parts += [f"left out: {inbox.left_out}"] * bool(inbox.left_out.counts)
-        return "; ".join(parts)
-
-
-def print_beside_bar(line: str, file: TextIO) -> None:
-    tqdm.write(printable(line), file=file)
-    file.flush()
 
 
 def refer_to(detector, inbox: Inbox, tally: Tally, options: argparse.Namespace) -> None:
@@ -112,19 +80,6 @@ def find_machine(detector, recording: Recording, options: argparse.Namespace) ->
     return machine
 
 
-@contextmanager
-def reported(tally: Tally, path: Path) -> Iterator[None]:
-    """Whatever happens with one recording is reported, so that the others are scored."""
-    try:
-        yield
-    except BrokenPipeError:  # nobody reads what is printed
-        raise
-    except InputError as error:
-        tally.fail(error)
-    except Exception as error:  # one file must not end a batch, or a watch that runs for months
-        tally.fail(f"{path}: cannot be scored ({type(error).__name__}: {one_line(error)})")
-
-
 def score(detector, recording: Recording, tally: Tally, options: argparse.Namespace) -> None:
     """Print the score of a recording and its notes; write its curve if --curves says so."""
     path = recording.path
@@ -146,6 +101,7 @@ def score(detector, recording: Recording, tally: Tally, options: argparse.Namesp
         int(above.sum()),
         worst.start_s,
         printable("; ".join(notes)) or None,
+        float(detector.p_value(machine, mean)),
     ]
     result = {
         name: None if isinstance(value, float) and isnan(value) else value
@@ -158,27 +114,6 @@ def score(detector, recording: Recording, tally: Tally, options: argparse.Namesp
     if options.curves:
         file = curve_file(options.curves, options.recordings, path, machine)
         write_curve(file, curve, threshold, options.pictures)
-
-
-def as_line(result: dict, form: str) -> str:
-    if form == "jsonl":
-        return json.dumps(result, ensure_ascii=False)
-    if form == "csv":
-        return csv_line(result.values())
-    percent = "?" if result["percentile"] is None else f"{result['percentile']:.0f}"
-    decision = result["decision"] or "?"
-    text = f"{result['score']:.4f}  {percent:>3} %  {decision:7}  {result['machine']}"
-    if result["windows"] > 1:
-        threshold = nan if result["threshold"] is None else result["threshold"]
-        text += f"  {result['windows_above']} of {result['windows']} windows above {threshold:.4f}"
-        text += f", the highest at {result['worst_start_s']:.0f} s"
-    return f"{text}  " + result["clip"].replace("\n", "\\n")
-
-
-def csv_line(values: Iterable) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(values)
-    return buffer.getvalue()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -223,6 +158,15 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="SECONDS",
         help="with --watch: how long a file has been left alone (default: %(default)s)",
     )
+    parser.add_argument("--stream-rate", type=int, metavar="HZ", help="of - (the detector's)")
+    parser.add_argument("--stream-channels", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument("--stream-format", choices=list(FORMATS), default="s16le")
+    parser.add_argument(
+        "--alarm-of",
+        default="1/1",
+        metavar="K/M",
+        help="with -: an alarm is K anomalous windows of the last M (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     with one_line_errors(OSError):
         sys.exit(run(options))
@@ -251,6 +195,8 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             f"--hop {options.hop}: more than 0 and at most {window:g} s, the length of a window"
         )
+    if options.recordings == [Path("-")]:
+        return score_stream(detector, sys.stdin.buffer, options)
     tally = Tally()
     for path in options.recordings:
         if not os.path.lexists(path):
@@ -286,6 +232,8 @@ def score_all(detector, tally: Tally, options: argparse.Namespace) -> int:
     ):
         with reported(tally, recording.path):
             score(detector, recording, tally, options)
+    if tally.scored and detector.alarm_rate is None and not options.normal:
+        print_beside_bar(NO_GUARANTEE, sys.stderr)
     if summary := tally.summary(inbox):
         print_beside_bar(f"note: {summary}", sys.stderr)
     return int(tally.failed > 0)

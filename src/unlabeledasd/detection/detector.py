@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from unlabeledasd.audio import AudioFile
 from unlabeledasd.decisions import decision_threshold, percentile
+from unlabeledasd.detection.conformal import conformal_threshold, p_values
 from unlabeledasd.detection.recordings import array_blocks, read_blocks, windows
 from unlabeledasd.errors import InputError
 
@@ -44,7 +45,9 @@ class Detector:
     anomalous. A recording of up to `n_samples` at `sample_rate` is one window, repeated to that
     length as in training. A longer one has a window every `hop_seconds` (None: half a window).
     `machine` may be left out where the run has only one. `channel` (counted from 0) is taken of
-    recordings of several channels; None: the run's own, else the mean of all.
+    recordings of several channels; None: the run's own, else the mean of all. `alarm_rate` says
+    that the held-out clips are unknown to network and scorer, as src/learn.py sets them aside:
+    thresholds are then conformal, with that rate of false alarms.
     """
 
     extractors: list[Extractor]
@@ -52,6 +55,7 @@ class Detector:
     sample_rate: int
     n_samples: int
     channel: int | None = None
+    alarm_rate: float | None = None
 
     def score_file(
         self,
@@ -130,11 +134,14 @@ class Detector:
     ) -> float:
         """The score above which a recording is anomalous; nan where nothing was held out.
 
-        kind, quantile: as decisions.decision_threshold takes them.
+        kind, quantile: as decisions.decision_threshold takes them; with an alarm rate, auto is
+        the conformal threshold.
         """
         machine = self._machine(machine)
         held_out = self.machines[machine].held_out
         try:
+            if self.alarm_rate is not None and kind == "auto":
+                return conformal_threshold(held_out, self.alarm_rate)
             return decision_threshold(held_out, kind, quantile) if len(held_out) else float("nan")
         except InputError as error:
             raise InputError(f"{machine}: {error}") from None
@@ -142,6 +149,12 @@ class Detector:
     def percentile(self, machine: str, scores: np.ndarray) -> np.ndarray:
         """Percent of the held-out scores below each of `scores`; nan where nothing was held out."""
         return percentile(self.machines[machine].held_out, np.asarray(scores))
+
+    def p_value(self, machine: str, scores: np.ndarray) -> np.ndarray:
+        """How probable scores as high are for a normal clip; nan without an alarm rate."""
+        if self.alarm_rate is None:
+            return np.full(np.shape(scores), np.nan)
+        return p_values(self.machines[machine].held_out, np.asarray(scores))
 
     def _machine(self, machine: str | None) -> str:
         if machine is None and len(self.machines) == 1:

@@ -89,6 +89,7 @@ def load_run(folder: Path, precision: str | None, build: Build) -> Detector:
         sample_rate=settings["sample_rate"],
         n_samples=round(settings["clip_seconds"] * settings["sample_rate"]),
         channel=config["dataset"]["channel"],
+        alarm_rate=config.get("alarm_rate"),
     )
 
 

@@ -1,0 +1,305 @@
+"""Learn a detector from recordings of normal sound: one machine or several, in about a minute.
+
+  python src/learn.py FOLDER --out detector            then: python src/score.py detector NEW.wav
+  python src/learn.py FOLDER --out detector --alarm-rate 0.05 --test RECORDINGS_OF_KNOWN_STATE
+  python src/learn.py CLIPS... --add detector          more normal recordings, nothing is retrained
+  python src/learn.py --undo detector                  take the last --add back
+
+Recordings are wav, flac, ogg, mp3, aiff, au, caf or w64, of any sample rate, length and number of
+channels. FOLDER has the recordings of one machine, or a folder per machine; --machine NAME says
+that all of it is one machine, whose folders are operating states. train/ below a machine is looked
+into, test/ is not, and a recording that is named as an anomaly is refused.
+
+Nothing is trained: recordings are compared by the statistics of their spectra. Some recordings are
+set aside, as many as the alarm rate needs; scores above the threshold that follows from these are
+alarms. The promise is that at most this share of further normal recordings are, as long as they
+come from the same microphone, place and operation. A recording that cannot be read is reported,
+the others are used, and the exit status is 1.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pandas as pd
+import yaml
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from settings.build import CONFIG_PATH, build
+from unlabeledasd.audio import AudioFile
+from unlabeledasd.audio.clip_names import UNKNOWN
+from unlabeledasd.detection.conformal import false_alarms, least_scores
+from unlabeledasd.detection.inbox import SUFFIXES, Copies, look
+from unlabeledasd.detection.learning import (
+    ROLES,
+    Learned,
+    assign_roles,
+    calibrate,
+    embed_recording,
+    read_learned,
+    write_learned,
+)
+from unlabeledasd.detection.survey import Facts, machine_name, stated_by, summary
+from unlabeledasd.errors import InputError, one_line, one_line_errors, printable
+from unlabeledasd.files import write_text
+from unlabeledasd.runs.folder import Run
+
+METHOD = "spectral_logmel"  # loudness does not count, so another gain is no anomaly
+SCORER = "standardized_domain_z"
+SECONDS = (1.0, 10.0)  # least and most of a window, unless --seconds says another
+RATE = 16000  # Hz at most, unless --sample-rate says another
+
+
+class Problems:
+    """What could not be used, reported and counted."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self, error: object) -> None:
+        self.count += 1
+        tqdm.write(printable(f"error: {error}"), file=sys.stderr)
+
+    @contextmanager
+    def reported(self, path: object) -> Iterator[None]:
+        """Whatever happens with one recording is reported, so that the others are used."""
+        try:
+            yield
+        except InputError as error:
+            self.add(error)
+        except Exception as error:
+            self.add(f"{path}: cannot be used ({type(error).__name__}: {one_line(error)})")
+
+
+def find(options: argparse.Namespace, problems: Problems) -> list[Facts]:
+    """The recordings to learn from, by their headers."""
+    inbox, copies, facts, tested = look(options.recordings), Copies(), [], 0
+    for error in inbox.unreadable:
+        problems.add(error)
+    for recording in tqdm(inbox.recordings, desc="looking", unit="file", leave=False, disable=None):
+        path = recording.path
+        if (machine := machine_name(recording, options.machine)) is None:
+            tested += 1
+            continue
+        with problems.reported(path):
+            with AudioFile(path) as file:
+                seconds = file.frames / file.sample_rate
+                found = Facts(str(path), machine, seconds, file.sample_rate, file.channels)
+            if stated_by(path, machine) == "anomaly":
+                raise InputError(f"{path}: named as an anomaly; a detector learns normal sound")
+            if seconds == 0:
+                raise InputError(f"{path}: no samples in it")
+            if copy := copies.earlier(path):
+                raise InputError(f"{path}: the same recording as {copy}")
+            facts.append(found)
+    if inbox.left_out.counts:
+        print(f"left out: {inbox.left_out}")
+    if tested:
+        print(f"not learned from: {tested} recordings below test/")
+    if not facts:
+        places = " ".join(map(str, options.recordings))
+        raise InputError(f"{places}: no recording to learn from ({' '.join(SUFFIXES)})")
+    return facts
+
+
+def make_config(facts: list[Facts], options: argparse.Namespace) -> dict:
+    """The configuration of a run, as src/train.py would write it for METHOD."""
+    median = float(np.median([one.seconds for one in facts]))
+    seconds = options.seconds or round(float(np.clip(median, *SECONDS)), 1)
+    rate = options.sample_rate or min(RATE, min(one.rate for one in facts))
+    overrides = ["dataset=folder", "dataset.name=learned", f"method={METHOD}", "seed=0"]
+    overrides += [f"scorer=[{SCORER}]", "data_dir=.", "results_dir=.", "run_dir=."]
+    overrides += [f"dataset.clip_seconds={seconds}", f"dataset.sample_rate={rate}"]
+    channel = "null" if options.channel is None else options.channel
+    overrides += [f"dataset.channel={channel}", "threads=1"]
+    with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
+        config = hydra.compose("train", overrides)
+    plain = OmegaConf.to_container(config, resolve=True)
+    return {**plain, "alarm_rate": options.alarm_rate}
+
+
+def embed(facts: list[Facts], config: dict, problems: Problems) -> tuple[pd.DataFrame, np.ndarray]:
+    """(recording and machine of every window, embeddings (N, ...)) of what can be read."""
+    extractor = build(OmegaConf.create(config["model"]["extractor"])).eval()
+    dataset, rows, parts = config["dataset"], [], []
+    for one in tqdm(facts, desc="learning", unit="file", leave=False, disable=None):
+        with problems.reported(one.recording):
+            found = embed_recording(one, extractor, dataset["sample_rate"], dataset["channel"])
+            parts.append(found)
+            rows += [(one.recording, one.machine)] * len(found)
+    if not rows:
+        raise InputError("no recording could be used")
+    print(*summary([one for one in facts if not np.isnan(one.level_db)]), sep="\n")
+    return pd.DataFrame(rows, columns=["recording", "machine"]), np.concatenate(parts)
+
+
+def report(learned: Learned, scores: dict[str, np.ndarray], rate: float) -> None:
+    for machine, values in scores.items():
+        n_references = learned.of(machine, ROLES[0]).windows.recording.nunique()
+        text = (
+            f"{machine}: {n_references} recordings to compare with, {len(values)} scores set aside"
+        )
+        text += f"; alarms at a rate of at most {rate:g}"
+        if not np.isnan(checked := false_alarms(values, rate)):
+            text += f" ({checked:.3f} of one half by the threshold of the other)"
+        print(text)
+
+
+def write(run: Run, config: dict, learned: Learned) -> None:
+    """The detector's files; the marker that it is finished comes last."""
+    from unlabeledasd.runs.training import keep_untrained
+
+    run.done_marker.unlink(missing_ok=True)
+    module = build(OmegaConf.create(config["model"]), n_classes=2)
+    keep_untrained(run, module)
+    ((_, node),) = config["scorer"].items()
+    scores = calibrate(learned, build(OmegaConf.create(node)), run)
+    write_learned(run, learned)
+    text = yaml.safe_dump(config, sort_keys=False)
+    write_text(run.config, text)
+    run.mark_done(hashlib.sha256(text.encode()).hexdigest())
+    report(learned, scores, config["alarm_rate"])
+
+
+def learn(options: argparse.Namespace, problems: Problems) -> Run:
+    run = Run(options.out)
+    if run.config.is_file():
+        raise InputError(f"--out {run.folder}: exists; --add adds to it, or name another folder")
+    least_scores(options.alarm_rate)  # checks the rate before anything is read
+    facts = find(options, problems)
+    config = make_config(facts, options)
+    dataset = config["dataset"]
+    channel = (
+        "the mean of all channels" if options.channel is None else f"channel {options.channel}"
+    )
+    print(
+        f"windows of {dataset['clip_seconds']} s at {dataset['sample_rate']} Hz, {channel}; "
+        f"method {METHOD}, scorer {SCORER}"
+    )
+    table, embedding = embed(facts, config, problems)
+    learned = with_roles(table, embedding, options.alarm_rate, batch=0)
+    with run.claim():
+        write(run, config, learned)
+    return run
+
+
+def with_roles(table: pd.DataFrame, embedding: np.ndarray, rate: float, batch: int) -> Learned:
+    parts = []
+    for machine, rows in table.groupby("machine", sort=False):
+        part, is_by_recording = assign_roles(rows, rate)
+        parts.append(part)
+        if not is_by_recording:
+            print(
+                f"note: {machine}: too few recordings to set whole ones aside; the last windows of "
+                "each are. Neighbouring windows are alike, so alarms will be more frequent"
+            )
+    roles = pd.concat(parts).loc[table.index].assign(batch=batch)
+    used = (roles.role != "gap").to_numpy()
+    return Learned(roles[used].reset_index(drop=True), embedding[used])
+
+
+def add(options: argparse.Namespace, problems: Problems) -> Run:
+    run = Run(options.add)
+    before, config = read_learned(run), run.read_config()
+    facts = find(options, problems)
+    known = list(dict.fromkeys(before.windows.machine))
+    for one in facts:
+        if one.machine not in known and len(known) == 1:
+            one.machine = known[0]
+    if unknown := sorted({one.machine for one in facts} - set(known)):
+        raise InputError(f"machine {unknown[0]}: the detector has {' '.join(known)}; see --machine")
+    if twice := {one.recording for one in facts} & set(before.windows.recording):
+        raise InputError(f"{min(twice)}: the detector has learned it already")
+    table, embedding = embed(facts, config, problems)
+    names = table.recording.unique()  # every fourth one is for calibration
+    aside = set(names[3::4])
+    roles = np.where(table.recording.isin(aside), *reversed(ROLES))
+    later = table.assign(unit=table.recording, role=roles, batch=before.batches)
+    with run.claim():
+        write(run, config, before.added(Learned(later, embedding)))
+    print(f"added: {len(names)} recordings; --undo {run.folder} takes them back")
+    return run
+
+
+def undo(options: argparse.Namespace) -> Run:
+    run = Run(options.undo)
+    try:
+        learned = read_learned(run).without_last()
+    except InputError as error:
+        raise InputError(f"--undo {run.folder}: {error}") from None
+    with run.claim():
+        write(run, run.read_config(), learned)
+    return run
+
+
+def test(run: Run, options: argparse.Namespace) -> None:
+    """AUC of each machine on recordings whose folders or names state normal or anomaly."""
+    from sklearn.metrics import roc_auc_score
+
+    from unlabeledasd.detection import load
+
+    detector, rows = load(run.folder), []
+    names = list(detector.machines)
+    for recording in tqdm(
+        look([options.test]).recordings, desc="testing", leave=False, disable=None
+    ):
+        path = recording.path
+        named = [name for name in path.parts if name in names]
+        machine = options.machine or (named or names)[-1]
+        condition = stated_by(path, machine)
+        if condition != UNKNOWN:
+            score = detector.score_file(path, machine)
+            rows.append(
+                (machine, condition == "anomaly", score, score > detector.threshold(machine))
+            )
+    table = pd.DataFrame(rows, columns=["machine", "anomaly", "score", "alarm"])
+    for machine, own in table.groupby("machine"):
+        counts = f"{(~own.anomaly).sum()} normal, {own.anomaly.sum()} anomalous"
+        auc = roc_auc_score(own.anomaly, own.score) if own.anomaly.nunique() == 2 else np.nan
+        rates = own.groupby("anomaly").alarm.mean()
+        text = f"test {machine}: {counts}; AUC {auc:.3f}"
+        print(f"{text}; alarms: {rates.get(False, np.nan):.3f} of the normal ones, "
+              f"{rates.get(True, np.nan):.3f} of the anomalous ones")  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recordings", nargs="*", type=Path, metavar="FOLDER_OR_FILE")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--out", type=Path, metavar="DETECTOR", help="folder to write")
+    place.add_argument("--add", type=Path, metavar="DETECTOR", help="add confirmed normal clips")
+    place.add_argument("--undo", type=Path, metavar="DETECTOR", help="take the last --add back")
+    parser.add_argument("--machine", help="what all recordings are of")
+    parser.add_argument("--alarm-rate", type=float, default=0.1, help="(default: %(default)s)")
+    parser.add_argument(
+        "--channel", type=int, help="counted from 0 (without one the mean of all channels)"
+    )
+    parser.add_argument("--seconds", type=float, help="of a window (the median, from 1 to 10)")
+    parser.add_argument("--sample-rate", type=int, help=f"in Hz (the lowest, at most {RATE})")
+    parser.add_argument("--test", type=Path, metavar="FOLDER", help="recordings of known state")
+    options = parser.parse_args(arguments)
+    problems = Problems()
+    with one_line_errors(OSError):
+        if bool(options.recordings) == bool(options.undo):
+            raise InputError("recordings: needed for --out and --add, not taken by --undo")
+        if options.test and not options.test.exists():
+            raise InputError(f"--test {options.test}: no such folder")
+        run = undo(options) if options.undo else (add if options.add else learn)(options, problems)
+        if options.test:
+            test(run, options)
+        if problems.count:
+            print(f"{problems.count} recordings could not be used, see above", file=sys.stderr)
+        print(f"detector: {run.folder}; python src/score.py {run.folder} RECORDING")
+    sys.exit(int(problems.count > 0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""A live stream of raw samples, scored window by window: a JSON line for each."""
+
+import json
+import re
+from argparse import Namespace
+from collections import deque
+from collections.abc import Iterator
+from math import isnan
+from typing import BinaryIO
+
+import numpy as np
+import soxr
+
+from unlabeledasd.audio.levels import check_values, level_notes
+from unlabeledasd.detection.recordings import windows
+from unlabeledasd.errors import InputError, check_range
+
+FORMATS = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4"}  # as arecord and ffmpeg name them
+BLOCK_SECONDS = 0.25
+
+
+def read_stream(
+    stream: BinaryIO, rate: int, channels: int, form: str, channel: int | None
+) -> Iterator[np.ndarray]:
+    """Blocks (T,) float32 of interleaved samples, as they come.
+
+    channel: as in recordings.read_blocks. A sample that is cut at the end is left out.
+    """
+    kind = np.dtype(FORMATS[form])
+    size = kind.itemsize * channels
+    rest = b""
+    while data := stream.read(max(1, round(rate * BLOCK_SECONDS)) * size):
+        data = rest + data
+        whole = len(data) // size * size
+        samples = np.frombuffer(data[:whole], kind).reshape(-1, channels)
+        rest = data[whole:]
+        scale = 1 if kind.kind == "f" else np.iinfo(kind).max + 1
+        wave = (samples / scale).astype(np.float32)
+        one = wave.mean(axis=1) if channel is None else np.ascontiguousarray(wave[:, channel])
+        check_values(one)
+        yield one
+
+
+def resampled(blocks: Iterator[np.ndarray], rate: int, wanted: int) -> Iterator[np.ndarray]:
+    if rate == wanted:
+        yield from blocks
+        return
+    resampler = soxr.ResampleStream(rate, wanted, 1, dtype="float32")
+    for block in blocks:
+        yield resampler.resample_chunk(block)
+    yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
+
+
+def score_stream(detector, stream: BinaryIO, options: Namespace) -> int:
+    """Print a JSON line for every window until the stream ends -> exit status.
+
+    Its `alarm` is true while `options.alarm_of` (K/M) of the last windows are anomalous: single
+    windows err at the stated rate, several at once more rarely.
+    """
+    if not (found := re.fullmatch(r"(\d+)/(\d+)", options.alarm_of)) or not (
+        1 <= int(found[1]) <= int(found[2])
+    ):
+        raise InputError(f"--alarm-of {options.alarm_of}: K/M with 1 <= K <= M, for instance 3/5")
+    needed, last = int(found[1]), deque[bool](maxlen=int(found[2]))
+    rate, channels = options.stream_rate or detector.sample_rate, options.stream_channels
+    check_range("--stream-rate", rate, 1000, 1_000_000)
+    check_range("--stream-channels", channels, 1, 64)
+    channel = detector.channel if options.channel is None else options.channel
+    channel = 0 if channels == 1 else channel
+    if channel is not None and not 0 <= channel < channels:
+        raise InputError(f"--channel {channel}: the stream has {channels} (from 0)")
+    machines = list(detector.machines)
+    if (machine := options.machine or (machines[0] if len(machines) == 1 else None)) is None:
+        raise InputError(f"--machine is needed: the detector has {' '.join(machines)}")
+    threshold = detector.threshold(machine, options.threshold, options.quantile)
+    hop = round((options.hop or detector.n_samples / detector.sample_rate) * detector.sample_rate)
+    blocks = read_stream(stream, rate, channels, options.stream_format, channel)
+    count = 0
+    for start, wave in windows(
+        resampled(blocks, rate, detector.sample_rate), detector.n_samples, hop
+    ):
+        score = float(detector.score_windows(wave[None], machine)[0])
+        last.append(score > threshold)
+        p_value = float(detector.p_value(machine, score))
+        line = {
+            "start_s": round(start / detector.sample_rate, 3),
+            "machine": machine,
+            "score": score,
+            "threshold": None if isnan(threshold) else threshold,
+            "decision": None if isnan(threshold) else "anomaly" if last[-1] else "normal",
+            "p_value": None if isnan(p_value) else p_value,
+            "alarm": sum(last) >= needed,
+            "note": "; ".join(level_notes(wave, is_float=False)) or None,
+        }
+        print(json.dumps(line), flush=True)
+        count += 1
+    if not count:
+        raise InputError("-: no samples came")
+    return 0

@@ -1,0 +1,157 @@
+"""A detector learned from normal recordings: references to compare with, and calibration scores.
+
+Nothing is trained. The windows of every recording become embeddings, which are kept
+(`all/learned.npz`), so that recordings can be added or taken back without reading any of them
+again. Recordings are either references of the scorer or set aside for calibration, never both.
+"""
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, clone
+
+from unlabeledasd.detection.conformal import least_scores
+from unlabeledasd.detection.recordings import read_blocks, windows
+from unlabeledasd.detection.survey import Facts, measured
+from unlabeledasd.errors import InputError
+from unlabeledasd.files import read_npz, write_npz
+from unlabeledasd.results import write_scores
+from unlabeledasd.runs.embeddings import parse_table
+from unlabeledasd.runs.folder import UNTRAINED, Run
+from unlabeledasd.scoring import learned_arrays
+
+if TYPE_CHECKING:
+    from torch import nn
+
+ROLES = ("reference", "calibration")
+BATCH = 32  # windows embedded at a time
+GAP = 2  # windows: they overlap by half
+LEAST_REFERENCES = 2  # of each machine
+CALIBRATION_SHARE = 0.25  # of the recordings, or what the rate needs if that is more
+
+
+class Learned(NamedTuple):
+    """Windows and their embeddings (N, ...).
+
+    windows: columns recording, machine, unit (what gets one calibration score), role, batch (0, and
+    one more with every later addition).
+    """
+
+    windows: pd.DataFrame
+    embedding: np.ndarray
+
+    def of(self, machine: str, role: str) -> "Learned":
+        rows = ((self.windows.machine == machine) & (self.windows.role == role)).to_numpy()
+        return Learned(self.windows[rows], self.embedding[rows])
+
+    @property
+    def batches(self) -> int:
+        return int(self.windows.batch.astype(int).max()) + 1
+
+    def added(self, later: "Learned") -> "Learned":
+        windows = pd.concat([self.windows, later.windows], ignore_index=True)
+        return Learned(windows, np.concatenate([self.embedding, later.embedding]))
+
+    def without_last(self) -> "Learned":
+        """What was learned before the last addition; InputError where nothing was added."""
+        if self.batches == 1:
+            raise InputError("nothing was added, so nothing can be undone")
+        rows = (self.windows.batch.astype(int) < self.batches - 1).to_numpy()
+        return Learned(self.windows[rows].reset_index(drop=True), self.embedding[rows])
+
+
+def kept_file(run: Run) -> Path:
+    return run.all / "learned.npz"
+
+
+def write_learned(run: Run, learned: Learned) -> None:
+    text = learned.windows.to_csv(index=False).encode(errors="surrogateescape")
+    arrays = {"embedding": learned.embedding, "windows": np.frombuffer(text, np.uint8)}
+    write_npz(kept_file(run), arrays)
+
+
+def read_learned(run: Run) -> Learned:
+    file = kept_file(run)
+    if not file.is_file():
+        raise InputError(f"{run.folder}: no detector of src/learn.py ({file.name} is missing)")
+    arrays = read_npz(file)
+    try:
+        lines = arrays["windows"].tobytes().decode(errors="surrogateescape")
+        learned = Learned(parse_table(lines), arrays["embedding"])
+    except KeyError as error:
+        raise InputError(f"{file}: corrupt ({error} is missing)") from None
+    if len(learned.windows) != len(learned.embedding):
+        raise InputError(f"{file}: corrupt, embeddings of other windows")
+    return learned
+
+
+def embed_recording(
+    facts: Facts, extractor: "nn.Module", sample_rate: int, channel: int | None
+) -> np.ndarray:
+    """Embeddings (W, ...) of the windows of a recording, as a Detector takes them.
+
+    Notes, level and clipping go into `facts`. InputError for what cannot be read to its end.
+    """
+    import torch
+
+    one = None if facts.channels == 1 else channel
+    blocks = measured(read_blocks(Path(facts.recording), sample_rate, one, facts.notes), facts)
+    pieces, found = windows(blocks, extractor.n_samples, extractor.n_samples // 2), []
+    while batch := [wave for _, wave in islice(pieces, BATCH)]:
+        with torch.inference_mode():
+            found.append(extractor(torch.from_numpy(np.stack(batch)))[0].numpy())
+    return np.concatenate(found)
+
+
+def assign_roles(table: pd.DataFrame, rate: float, seed: int = 0) -> tuple[pd.DataFrame, bool]:
+    """`table` with the columns unit and role, and whether each recording has one role alone.
+
+    table: the windows of one machine, columns recording and machine, in order of time. As many
+    recordings as the rate needs, or a quarter if that is more, are set aside at random. Where there
+    are too few, the last part of the windows of each recording is, after a gap. InputError where
+    there are too few windows too.
+    """
+    needed = least_scores(rate)
+    names = table.recording.unique()
+    aside = max(needed, round(CALIBRATION_SHARE * len(names)))
+    if len(names) - aside >= LEAST_REFERENCES:
+        chosen = np.random.default_rng(seed).permutation(names)[:aside]
+        roles = np.where(table.recording.isin(chosen), "calibration", "reference")
+        return table.assign(unit=table.recording, role=roles), True
+    groups = table.groupby("recording", sort=False).recording
+    count, place = groups.transform("size"), groups.cumcount()
+    share = max(CALIBRATION_SHARE, needed / len(table))
+    first = np.floor(count * (1 - share))  # of the windows that are set aside
+    roles = np.select([place >= first, place >= first - GAP], ["calibration", "gap"], "reference")
+    if (roles == "calibration").sum() < needed or (roles == "reference").sum() < LEAST_REFERENCES:
+        raise InputError(
+            f"{table.machine.iloc[0]}: {len(names)} recordings, {len(table)} windows in all; an "
+            f"alarm rate of {rate:g} needs {needed + LEAST_REFERENCES} recordings, of which "
+            f"{needed} are set aside; give more recordings or a higher rate"
+        )
+    return table.assign(unit=table.recording + "@" + place.astype(str), role=roles), False
+
+
+def calibrate(learned: Learned, scorer: BaseEstimator, run: Run) -> dict[str, np.ndarray]:
+    """Fit each machine's scorer on its references; write it and the calibration scores -> these.
+
+    They become the held-out scores of the run's only version.
+    """
+    arrays, scores = {}, {}
+    for machine in learned.windows.machine.unique():
+        references, aside = (learned.of(machine, role) for role in ROLES)
+        is_target = np.zeros(len(references.embedding), bool)
+        fitted = clone(scorer).fit(references.embedding, is_target)
+        prefix = f"{machine}/{scorer.column}/"
+        arrays |= {prefix + name: value for name, value in learned_arrays(fitted).items()}
+        of_windows = pd.Series(fitted.score(aside.embedding))
+        of_units = of_windows.groupby(aside.windows.unit.to_numpy(), sort=False).mean()
+        scores[machine] = of_units.to_numpy()
+        table = pd.DataFrame({"path": of_units.index, "is_normal": 1, "is_target": 0})
+        table[scorer.column] = scores[machine]
+        write_scores(run.version(machine, UNTRAINED), UNTRAINED, "held_out", table)
+    write_npz(run.scorers(UNTRAINED), arrays)
+    return scores

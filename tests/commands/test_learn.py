@@ -1,0 +1,247 @@
+"""src/learn.py: from a folder of recordings to a detector, on generated recordings of people."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import learn
+import score
+from unlabeledasd.detection import load
+from unlabeledasd.detection.conformal import conformal_threshold, p_values
+from unlabeledasd.detection.learning import read_learned
+from unlabeledasd.results import find_csv, read_scores
+from unlabeledasd.runs.folder import UNTRAINED, Run
+
+RATE = 8000
+
+
+def sound(seed: int, seconds: float = 1.5, rate: int = RATE, tone_hz: float = 0.0) -> np.ndarray:
+    """A hum with harmonics in noise; tone_hz: what an anomaly adds."""
+    rng, t = np.random.default_rng(seed), np.arange(round(seconds * rate)) / rate
+    hum = sum(np.sin(2 * np.pi * 110 * k * t + rng.uniform(0, 6)) / k for k in range(1, 6))
+    wave = 0.05 * hum + 0.02 * rng.standard_normal(len(t))
+    return wave + 0.05 * np.sin(2 * np.pi * tone_hz * t)
+
+
+def write(folder: Path, name: str, wave: np.ndarray, rate: int = RATE, **kind) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    soundfile.write(folder / name, wave, rate, **kind)
+    return folder / name
+
+
+def call(monkeypatch, script, *arguments) -> int:
+    monkeypatch.setattr(sys, "argv", [script.__file__, *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        script.main()
+    return stop.value.code or 0
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("people") / "pump"
+    for i in range(40):
+        write(folder, f"rec {i}.wav", sound(i))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(recordings, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "detector"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert call(monkeypatch, learn, recordings, "--out", out) == 0
+    return out
+
+
+@pytest.fixture
+def detector(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "detector"))
+
+
+def test_normal_and_anomalous_recordings(made, tmp_path, monkeypatch, capsys):
+    for i in range(10):
+        write(tmp_path / "new", f"normal_{i}.wav", sound(100 + i))
+        write(tmp_path / "new", f"anomaly_{i}.wav", sound(200 + i, tone_hz=1700))
+    assert call(monkeypatch, score, made, tmp_path / "new", "--format", "jsonl") == 0
+    output = capsys.readouterr()
+    assert "no rate of false alarms" not in output.err
+    rows = {Path(r["clip"]).stem: r for r in map(json.loads, output.out.splitlines())}
+    assert all(rows[f"anomaly_{i}"]["decision"] == "anomaly" for i in range(10))
+    assert sum(rows[f"normal_{i}"]["decision"] == "anomaly" for i in range(10)) <= 3
+    found = load(made)
+    calibration = found.machines["pump"].held_out
+    assert len(calibration) == 10
+    assert rows["normal_0"]["threshold"] == conformal_threshold(calibration, 0.1)
+    for row in rows.values():
+        assert row["p_value"] == p_values(calibration, np.array([row["score"]]))[0]
+
+
+def test_calibration_scores_are_those_of_recordings_that_are_no_references(made):
+    run = Run(made)
+    windows = read_learned(run).windows
+    roles = windows.groupby("recording").role.unique()
+    assert roles.map(len).max() == 1
+    assert roles.map(lambda role: role[0]).value_counts().to_dict() == {
+        "reference": 30,
+        "calibration": 10,
+    }
+    detector = load(made)
+    file = find_csv(run, "pump", UNTRAINED, "held_out_score")
+    for row in read_scores(file).itertuples():
+        assert detector.score_file(row.path) == pytest.approx(row.score, rel=1e-5)
+
+
+def test_what_recorders_write(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "mixed/fan"
+    for i in range(8):
+        stereo = np.column_stack([sound(i, rate=48000), 0.1 * sound(50 + i, rate=48000)])
+        write(folder, f"a{i}.wav", stereo, 48000, subtype="PCM_24")
+        write(folder, f"b{i}.mp3", sound(20 + i, rate=44100), 44100)
+        write(folder, f"c{i}.flac", sound(40 + i))
+    (folder / ".DS_Store").write_bytes(b"x")
+    half = write(folder, "half.wav", sound(70))
+    half.write_bytes(half.read_bytes()[:5000])
+    (folder / "text.wav").write_text("no sound")
+    write(folder, "anomaly_1.wav", sound(80))
+    shutil.copy(folder / "c1.flac", folder / "c1 (1).flac")
+    assert call(monkeypatch, learn, folder, "--out", tmp_path / "d", "--channel", 0) == 1
+    output = capsys.readouterr()
+    assert "left out: 1 hidden" in output.out
+    assert "fan: 24 recordings" in output.out
+    assert "8000, 44100, 48000 Hz, 1, 2 channel(s)" in output.out
+    for problem in ("half.wav: truncated", "text.wav: cannot be read", "named as an anomaly"):
+        assert output.err.count(problem) == 1
+    assert "c1.flac: the same recording as" in output.err
+    assert "4 recordings could not be used, see above" in output.err
+    assert load(tmp_path / "d").sample_rate == RATE
+
+
+def test_a_dead_channel_is_reported(recordings, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "pump"
+    for i in range(14):
+        write(folder, f"{i}.wav", np.column_stack([sound(i), np.zeros(len(sound(i)))]))
+    assert call(monkeypatch, learn, folder, "--out", tmp_path / "d", "--channel", 1) == 0
+    assert "silent, no sound in it; used as it is:" in capsys.readouterr().out
+
+
+def test_a_quieter_microphone_is_no_anomaly(made):
+    detector = load(made)
+    loud = [detector.score(sound(300 + i), RATE) for i in range(5)]
+    quiet = [detector.score(0.1 * sound(300 + i), RATE) for i in range(5)]
+    assert quiet == pytest.approx(loud, rel=0.02)
+
+
+def test_add_and_undo(detector, tmp_path, monkeypatch, capsys):
+    before = Run(detector).scorers(UNTRAINED).read_bytes()
+    for i in range(8):
+        write(tmp_path / "more", f"{i}.wav", sound(400 + i, tone_hz=900))
+    odd = sound(500, tone_hz=900)
+    was = load(detector).score(odd, RATE)
+    assert call(monkeypatch, learn, tmp_path / "more", "--add", detector) == 0
+    assert "added: 8 recordings" in capsys.readouterr().out
+    now = load(detector)
+    assert now.score(odd, RATE) < was
+    assert len(now.machines["pump"].held_out) == 12
+    assert call(monkeypatch, learn, tmp_path / "more", "--add", detector) == 1
+    assert "the detector has learned it already" in capsys.readouterr().err
+    assert call(monkeypatch, learn, "--undo", detector) == 0
+    assert Run(detector).scorers(UNTRAINED).read_bytes() == before
+    assert call(monkeypatch, learn, "--undo", detector) == 1
+    assert "nothing was added" in capsys.readouterr().err
+
+
+def test_one_long_recording(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "pump", "long.wav", sound(1, seconds=60))
+    assert call(monkeypatch, learn, tmp_path / "pump", "--out", tmp_path / "d", "--seconds", 1) == 0
+    assert "too few recordings to set whole ones aside" in capsys.readouterr().out
+    windows = read_learned(Run(tmp_path / "d")).windows
+    assert windows.role.value_counts().to_dict() == {"reference": 87, "calibration": 30}
+    # the 119 windows begin every 0.5 s: two between the parts are left out
+    assert windows.unit[windows.role == "calibration"].iloc[0].endswith("@89")
+
+
+def test_a_folder_per_machine_and_known_states(tmp_path, monkeypatch, capsys):
+    for machine in ("fan", "pump"):
+        for i in range(14):
+            write(tmp_path / "all" / machine / "train", f"{i}.wav", sound(i + 50 * len(machine)))
+        write(tmp_path / "all" / machine / "test", "anomaly_0.wav", sound(7, tone_hz=2000))
+        write(tmp_path / "all" / machine / "test", "normal_0.wav", sound(1000 + len(machine)))
+    arguments = (tmp_path / "all", "--out", tmp_path / "d", "--test", tmp_path / "all")
+    assert call(monkeypatch, learn, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "not learned from: 4 recordings below test/" in printed
+    assert set(load(tmp_path / "d").machines) == {"fan", "pump"}
+    assert "test fan: 1 normal, 1 anomalous; AUC 1.000" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "d", "--alarm-rate", "0.01"], "an alarm rate of 0.01 needs 101 recordings, of"),
+        (["--out", "d", "--alarm-rate", "2"], "alarm rate 2.0: between 0 and 1"),
+        (["--out", "d", "--test", "gone"], "--test gone: no such folder"),
+        (["--add", "gone"], "gone: no detector of src/learn.py (learned.npz is missing)"),
+    ],
+)
+def test_what_is_refused(recordings, arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, learn, recordings, *arguments) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "d/all/done").exists()
+
+
+def test_a_detector_is_not_written_over(recordings, made, monkeypatch, capsys):
+    assert call(monkeypatch, learn, recordings, "--out", made) == 1
+    assert "exists; --add adds to it, or name another folder" in capsys.readouterr().err
+
+
+class Input(io.TextIOWrapper):
+    def __init__(self, data: bytes):
+        super().__init__(io.BytesIO(data))
+
+
+def test_a_stream(made, monkeypatch, capsys):
+    detector = load(made)
+    wave = np.concatenate([sound(1, 4.5), sound(2, 4.5, tone_hz=1700)])
+    data = np.round(wave * 32768).astype("<i2")
+    stereo = np.column_stack([np.zeros_like(data), data]).tobytes() + b"\0"  # half a sample more
+    monkeypatch.setattr(sys, "stdin", Input(stereo))
+    arguments = (made, "-", "--stream-channels", 2, "--channel", 1, "--alarm-of", "2/3")
+    assert call(monkeypatch, score, *arguments) == 0
+    rows = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    curve = detector.curve(data, RATE, hop_seconds=detector.n_samples / RATE)
+    assert [row["start_s"] for row in rows] == curve.start_s.tolist()
+    assert [row["score"] for row in rows] == pytest.approx(curve.score.tolist(), rel=1e-5)
+    decisions = [row["decision"] == "anomaly" for row in rows]
+    assert decisions[3:] == [True] * 3
+    assert [row["alarm"] for row in rows] == [
+        sum(decisions[max(0, i - 2) : i + 1]) >= 2 for i in range(6)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--alarm-of", "3/2"], "--alarm-of 3/2: K/M with 1 <= K <= M"),
+        (["--stream-rate", "10"], "--stream-rate=10: allowed is from 1000 to"),
+        (["--stream-channels", "2", "--channel", "2"], "--channel 2: the stream has 2"),
+        ([], "-: no samples came"),
+    ],
+)
+def test_streams_that_are_refused(made, arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", Input(b""))
+    assert call(monkeypatch, score, made, "-", *arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_help_is_printed():
+    done = subprocess.run(
+        [sys.executable, learn.__file__, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "--alarm-rate" in done.stdout
