@@ -104,9 +104,10 @@ def test_gradients(make, trainable):
     assert torch.autograd.gradcheck(lambda e: loss(e, labels), embedding)
     assert [name for name, _ in loss.named_parameters()] == ["centers"] * trainable
     if trainable:
-        centers = loss.centers
-        functional = lambda c: torch.func.functional_call(loss, {"centers": c}, (embedding, labels))  # noqa: E731
-        assert torch.autograd.gradcheck(functional, centers)
+        centers, arguments = loss.centers, (embedding, labels)
+        assert torch.autograd.gradcheck(
+            lambda c: torch.func.functional_call(loss, {"centers": c}, arguments), centers
+        )
 
 
 def test_frozen_subspaces_are_orthonormal():

@@ -7,7 +7,7 @@ again. Recordings are either references of the scorer or set aside for calibrati
 
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,9 +22,6 @@ from unlabeledasd.results import write_scores
 from unlabeledasd.runs.embeddings import parse_table
 from unlabeledasd.runs.folder import UNTRAINED, Run
 from unlabeledasd.scoring import learned_arrays
-
-if TYPE_CHECKING:
-    from torch import nn
 
 ROLES = ("reference", "calibration")
 BATCH = 32  # windows embedded at a time
@@ -89,7 +86,7 @@ def read_learned(run: Run) -> Learned:
 
 
 def embed_recording(
-    facts: Facts, extractor: "nn.Module", sample_rate: int, channel: int | None
+    facts: Facts, extractor: Any, sample_rate: int, channel: int | None
 ) -> np.ndarray:
     """Embeddings (W, ...) of the windows of a recording, as a Detector takes them.
 
@@ -140,7 +137,8 @@ def calibrate(learned: Learned, scorer: BaseEstimator, run: Run) -> dict[str, np
 
     They become the held-out scores of the run's only version.
     """
-    arrays, scores = {}, {}
+    arrays: dict[str, np.ndarray] = {}
+    scores: dict[str, np.ndarray] = {}
     for machine in learned.windows.machine.unique():
         references, aside = (learned.of(machine, role) for role in ROLES)
         is_target = np.zeros(len(references.embedding), bool)

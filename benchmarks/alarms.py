@@ -1,0 +1,83 @@
+"""Is the alarm rate that src/learn.py promises kept? By random splits of what a detector learned.
+
+  python src/learn.py FOLDER --out DETECTOR
+  python benchmarks/alarms.py DETECTOR [--splits 20] [--rates "0.1 0.05 0.01"]
+
+In each split a quarter of a machine's recordings plays what comes later; the others are references
+and calibration as src/learn.py divides them. Columns: the promise; the share of the later
+recordings that were alarms, the mean over the splits with the 95 % interval of that mean (of a
+normal distribution); the least and the most of a split.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from measuring import show
+from sklearn.base import BaseEstimator, clone
+
+from choose import make_scorer
+from unlabeledasd.detection.conformal import conformal_threshold
+from unlabeledasd.detection.learning import Learned, assign_roles, read_learned
+from unlabeledasd.errors import InputError, one_line_errors
+from unlabeledasd.runs.folder import Run
+
+LATER = 0.25
+
+
+def scores_of(fitted: BaseEstimator, part: Learned) -> np.ndarray:
+    """One score for each recording: the mean over its windows."""
+    scores = pd.Series(fitted.score(part.embedding))
+    return scores.groupby(part.windows.recording.to_numpy(), sort=False).mean().to_numpy()
+
+
+def alarm_share(learned: Learned, scorer: BaseEstimator, rate: float, seed: int) -> float:
+    """Share of alarms among the later recordings of one split; learned: of one machine."""
+    rng = np.random.default_rng(seed)
+    names = rng.permutation(learned.windows.recording.unique())
+    later = learned.windows.recording.isin(names[: round(LATER * len(names))]).to_numpy()
+    rest = Learned(learned.windows[~later].reset_index(drop=True), learned.embedding[~later])
+    roles, _ = assign_roles(rest.windows[["recording", "machine"]], rate, seed)
+    parts = Learned(roles, rest.embedding)
+    machine = roles.machine.iloc[0]
+    references = parts.of(machine, "reference").embedding
+    fitted = clone(scorer).fit(references, np.zeros(len(references), bool))
+    threshold = conformal_threshold(scores_of(fitted, parts.of(machine, "calibration")), rate)
+    new = Learned(learned.windows[later], learned.embedding[later])
+    return float((scores_of(fitted, new) > threshold).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("detector", type=Path)
+    parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--rates", default="0.1 0.05 0.01")
+    parser.add_argument("--json", type=Path, help="write the table there too")
+    options = parser.parse_args()
+    with one_line_errors(OSError):
+        run = Run(options.detector)
+        learned = read_learned(run)
+        scorer = make_scorer(next(iter(run.read_config()["scorer"])))
+        rows = []
+        for machine in learned.windows.machine.unique():
+            own = (learned.windows.machine == machine).to_numpy()
+            of_machine = Learned(learned.windows[own], learned.embedding[own])
+            for rate in map(float, options.rates.split()):
+                row = {"machine": machine, "promise": rate}
+                try:
+                    seeds = range(options.splits)
+                    shares = [alarm_share(of_machine, scorer, rate, seed) for seed in seeds]
+                except InputError as error:
+                    print(error)
+                    continue
+                margin = 1.96 * np.std(shares, ddof=1) / len(shares) ** 0.5
+                row |= {"alarms": f"{np.mean(shares):.3f} +- {margin:.3f}"}
+                rows.append({**row, "least": min(shares), "most": max(shares)})
+        show(f"false alarms over {options.splits} splits", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
