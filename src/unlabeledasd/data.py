@@ -87,6 +87,7 @@ class ShuffledClips(Sampler):
 
 
 SHARED_MEMORY = Path("/dev/shm")
+LEAST_BATCH = 8  # clips, whose statistics batch norm still takes
 BATCHES_OF_A_WORKER = 3  # two that wait, as torch sets it, and one in the making
 
 
@@ -188,7 +189,11 @@ class Places(Dataset):
 
 
 class ClipDataModule(ClipBatches):
-    """The training clips of all machines together, in shuffled batches."""
+    """The training clips of all machines together, in shuffled batches.
+
+    least_steps: where there are fewer batches of `batch_size` than that, batches are smaller, down
+    to LEAST_BATCH clips; 0: never.
+    """
 
     def __init__(
         self,
@@ -201,13 +206,17 @@ class ClipDataModule(ClipBatches):
         num_workers: int = 0,
         cache_gb: float = 8.0,
         seed: int = 0,
+        least_steps: int = 0,
     ):
         if batch_size < 2:
             reason = "at least 2, batch norm cannot take a single clip"
             raise InputError(f"batch_size={batch_size}: {reason}")
+        check_range("least_steps", least_steps, 0)
         paths = table.path[table.split == "train"].tolist()
         if len(paths) < 2:
             raise InputError(f"{root}: {len(paths)} training clip(s), at least 2 are needed")
+        if least_steps:
+            batch_size = min(batch_size, max(LEAST_BATCH, len(paths) // least_steps))
         dataset = ClipDataset(Path(root), paths, labels.of(paths), n_samples, channel)
         sampler = ShuffledClips(len(paths), batch_size, seed)
         super().__init__(dataset, sampler, batch_size, num_workers, cache_gb)

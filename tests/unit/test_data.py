@@ -139,3 +139,15 @@ def test_errors(clips):
         ClipDataModule(*clips, n_samples=100, batch_size=1)
     with pytest.raises(InputError, match=r"1 training clip\(s\)"):
         ClipDataModule(clips[0], clips[1][:1], clips[2], n_samples=100)
+
+
+@pytest.mark.parametrize(
+    ("n", "least_steps", "batch_size"),
+    [(190, 12, 15), (190, 0, 64), (1000, 12, 64), (40, 12, 8), (9, 12, 8)],
+)
+def test_small_sets_have_smaller_batches(tmp_path, n, least_steps, batch_size):
+    paths = [f"fan/train/{i}.wav" for i in range(n)]
+    table = pd.DataFrame({"path": paths, "split": "train"})
+    labels = Labels(["a"], dict.fromkeys(paths, 0))
+    data = ClipDataModule(tmp_path, table, labels, n_samples=100, least_steps=least_steps)
+    assert data.batch_size == data.sampler.batch_size == batch_size

@@ -1,0 +1,38 @@
+"""The paper's network with a view next to it that no training changes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unlabeledasd.encoders.spectral import LogMelStatistics
+from unlabeledasd.networks import MultiResolutionNet
+
+
+class NetWithSpectra(MultiResolutionNet):
+    """MultiResolutionNet; in evaluation, statistics of a mel spectrogram follow its embedding.
+
+    Training sees the network alone. Embeddings in evaluation are (B, 128 (n + 1) + S), of which the
+    last S = `spectra_size` are those of LogMelStatistics (mean and standard deviation), in dB.
+    """
+
+    def __init__(
+        self,
+        n_ffts: Sequence[int] = (4096, 1024, 256),
+        clip_seconds: float = 18,
+        sample_rate: int = 16000,
+        band_hz: Sequence[float] = (200, 8000),
+        time_mean_removed: Sequence[int] = (),
+        level_removed: bool = False,
+    ):
+        super().__init__(n_ffts, clip_seconds, sample_rate, band_hz, time_mean_removed)
+        kind = {"clip_seconds": clip_seconds, "sample_rate": sample_rate}
+        self.spectra = LogMelStatistics(level_removed=level_removed, **kind)
+        self.spectra_size = self.spectra.embedding_size
+
+    def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
+        embedding, branches = super().forward(wave)
+        if self.training:
+            return embedding, branches
+        spectra = self.spectra(wave)[0].flatten(1)
+        return torch.cat([embedding.float(), spectra], dim=1), branches
