@@ -34,6 +34,7 @@ from unlabeledasd.runs.rescoring import Scores, kept_clips, official_score, resc
 METHODS = "subloss_0256_4096 multires_trainable_0256_1024_4096 best_0256_1024_4096"
 YARDSTICKS = ("spectral_logmel", "spectral_level")
 SCORERS = "target_kmeans_cos knn ldn_ratio varmin domain_z standardized_domain_z ldn_ratio@mean"
+VIEWS = "views"  # the only scorer of methods whose embedding has two views
 FUSED = "standardized_domain_z"  # the yardsticks' scorer in fusions: the default of these methods
 
 ByMachine = dict[str, Scores]
@@ -93,14 +94,17 @@ def main() -> None:
     with one_line_errors(OSError):
         yardsticks = {}
         for method in YARDSTICKS:
-            tables, found = of_run(train(given, method, "1"), list({*scorers, FUSED}))
+            whole = [name for name in scorers if name != VIEWS]
+            tables, found = of_run(train(given, method, "1"), list({*whole, FUSED}))
             yardsticks[method] = found[FUSED]
-            for name in scorers:
+            for name in whole:
                 scores = {m: found[name][m].test for m in tables}
                 values[method, name] = [percent(tables, scores)]
         for method in given.methods.split():
             for seed in given.seeds.split():
-                tables, found = of_run(train(given, method, seed), scorers)
+                run = train(given, method, seed)
+                has_views = VIEWS in run.read_config()["scorer"]
+                tables, found = of_run(run, [VIEWS] if has_views else whole)
                 for name, own in found.items():
                     alone = percent(tables, {m: own[m].test for m in tables})
                     values.setdefault((method, name), []).append(alone)
