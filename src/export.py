@@ -77,6 +77,7 @@ def graph_of(network) -> tuple[Any, list[dict[str, Any]]]:
 
     from unlabeledasd.encoders.extractors import FrozenBeats, LoraBeats
     from unlabeledasd.encoders.spectral import SpectralEmbedding
+    from unlabeledasd.encoders.views import NetWithSpectra
     from unlabeledasd.networks import MultiResolutionNet
 
     class Graph(nn.Module):
@@ -96,13 +97,19 @@ def graph_of(network) -> tuple[Any, list[dict[str, Any]]]:
         branches = [branch.encode(stft) for branch, stft in pairs]
         return torch.cat([network.spectrum(spectrum), *branches], dim=1)
 
+    def of_views(*inputs):
+        spectra = network.spectra.embed(inputs[-1])[0]
+        return torch.cat([of_branches(*inputs[:-1]), spectra.flatten(1)], dim=1)
+
     def of_tokens(wave):
         tokens = network.base.encode(network.base.fbank(wave))
         return network.pool(tokens)
 
     if isinstance(network, MultiResolutionNet):
-        stfts = [stft_input(branch.stft) for branch in network.stfts]
-        return Graph(of_branches), [{"kind": "spectrum"}, *stfts]
+        inputs = [{"kind": "spectrum"}, *(stft_input(branch.stft) for branch in network.stfts)]
+        if isinstance(network, NetWithSpectra):
+            return Graph(of_views), [*inputs, stft_input(network.spectra.stft)]
+        return Graph(of_branches), inputs
     if isinstance(network, SpectralEmbedding):
         return Graph(lambda stft: network.embed(stft)[0]), [stft_input(network.stft)]
     if isinstance(network, (FrozenBeats, LoraBeats)):
@@ -135,6 +142,7 @@ def make_card(
         "sample_rate": detector.sample_rate,
         "n_samples": detector.n_samples,
         "channel": detector.channel,
+        "alarm_rate": detector.alarm_rate,
         "inputs": inputs,
         "scorer": default_scorer(config)[1],
     }

@@ -24,6 +24,7 @@ from unlabeledasd.runs.training import KeepEpochs
 
 FROZEN = ["spectral_logmel", "spectral_level", "spectral_max", "spectral_psd"]
 FROZEN += ["beats_mean", "beats_rdp", "beats_gem", "beats_max"]
+BEST = "best_0256_1024_4096"  # a network with spectra next to it
 LORA = ["model.extractor.rank=2", "model.extractor.embedding_size=8", "model.warmup_steps=3"]
 
 OPTIONS = ["--format", "jsonl", "--threshold", "empirical"]  # 5 scores are few for a distribution
@@ -41,8 +42,12 @@ def weights(tmp_path_factory) -> Path:
 def settings(data_dir, results, method, weights, *overrides) -> list[str]:
     of_file = [f"model.extractor.weights={weights}", "+model.extractor.hashes=null"]
     given = of_file if method.startswith("beats") else []
-    epochs = ["score_epochs=[1,3]", *LORA] if method == "beats_lora" else ["score_epochs=[0]"]
-    return tiny(data_dir, results, *given, *epochs, *overrides, method=method)
+    epochs = {
+        "beats_lora": ["score_epochs=[1,3]", *LORA],
+        BEST: ["score_epochs=[1]", "precision=32-true"],
+    }
+    chosen = epochs.get(method, ["score_epochs=[0]"])
+    return tiny(data_dir, results, *given, *chosen, *overrides, method=method)
 
 
 def run_of(results: Path, method: str) -> Run:
@@ -54,7 +59,7 @@ def runs(data_dir, weights, tmp_path_factory) -> Path:
     """A results folder with a finished run of every method."""
     results = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for method in [*FROZEN, "beats_lora"]:
+        for method in [*FROZEN, "beats_lora", BEST]:
             arguments = settings(data_dir, results, method, weights)
             assert call(train, monkeypatch, *arguments) == 0
     return results
@@ -177,11 +182,11 @@ def test_warm_up(data_dir, weights, tmp_path, monkeypatch):
     assert len(rates) == 6
 
 
-@pytest.mark.parametrize("method", ["spectral_logmel", "beats_mean", "beats_lora"])
+@pytest.mark.parametrize("method", ["spectral_logmel", "beats_mean", "beats_lora", BEST])
 def test_score_and_export(runs, data_dir, tmp_path, method):
     run, clips = run_of(runs, method), data_dir / "tiny/all/raw/fan/test"
-    version = UNTRAINED if method != "beats_lora" else "epoch_1_3"
-    stem = UNTRAINED if method != "beats_lora" else "ensemble"
+    places = {"beats_lora": ("epoch_1_3", "ensemble"), BEST: ("epoch1", "epoch1")}
+    version, stem = places.get(method, (UNTRAINED, UNTRAINED))
     table = pd.read_csv(run.version("fan", version) / f"{stem}_test_score.csv")
     expected = dict(zip(table.path, table.iloc[:, 3], strict=True))
     status, out, err = call_main(score, run.folder, clips, *OPTIONS)

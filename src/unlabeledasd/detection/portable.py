@@ -96,4 +96,5 @@ def load_portable(folder: Path, build: Callable[[dict, str, Path], Any]) -> Dete
         sample_rate=card["sample_rate"],
         n_samples=card["n_samples"],
         channel=card["channel"],
+        alarm_rate=card.get("alarm_rate"),
     )
