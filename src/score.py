@@ -4,6 +4,7 @@
   python src/score.py RUN FOLDER              every recording below it, of the machine of its folder
   python src/score.py RUN FOLDER --watch      then also those that come, until Ctrl-C
   python src/score.py RUN hour.wav --machine fan --curves FOLDER --pictures   the score over time
+  python src/score.py RUN FOLDER --explain FOLDER    what differs from the nearest normal clip
   python src/score.py RUN FOLDER --format csv > scores.csv                    or jsonl
   python src/score.py RUN FOLDER --normal NORMALS    thresholds from your own normal recordings
   arecord -f S16_LE -r 16000 | python src/score.py RUN -     a live stream, a JSON line per window
@@ -36,6 +37,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reporting.curves import curve_file, write_curve
+from reporting.explained import Explainer
 from reporting.lines import FIELDS, Tally, as_line, csv_line, print_beside_bar, reported
 from reporting.stream import FORMATS, score_stream
 from unlabeledasd.audio.clip_names import composed
@@ -82,7 +84,7 @@ def find_machine(detector, recording: Recording, options: argparse.Namespace) ->
 
 def score(detector, recording: Recording, tally: Tally, options: argparse.Namespace) -> None:
     """Print the score of a recording and its notes; write its curve if --curves says so."""
-    path = recording.path
+    path, explainer = recording.path, options.explainer
     machine = find_machine(detector, recording, options)
     copied = tally.copies.earlier(path) if path.is_file() else None
     curve = detector.curve_file(path, machine, options.hop, options.channel)
@@ -102,6 +104,7 @@ def score(detector, recording: Recording, tally: Tally, options: argparse.Namesp
         worst.start_s,
         printable("; ".join(notes)) or None,
         float(detector.p_value(machine, mean)),
+        explainer and explainer.explain(path, machine, curve, options.hop, options.channel),
     ]
     result = {
         name: None if isinstance(value, float) and isnan(value) else value
@@ -148,6 +151,13 @@ def main(arguments: list[str] | None = None) -> None:
         help="write the score over time of each there, as CSV",
     )
     parser.add_argument("--pictures", action="store_true", help="with --curves: as PNG too")
+    parser.add_argument(
+        "--explain",
+        type=Path,
+        metavar="FOLDER",
+        help="say at which time and frequency each differs from the nearest normal clip; write "
+        "pictures and JSON there",
+    )
     parser.add_argument(
         "--watch", action="store_true", help="then follow the folder; Ctrl-C ends it"
     )
@@ -197,6 +207,9 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.recordings == [Path("-")]:
         return score_stream(detector, sys.stdin.buffer, options)
+    options.explainer = None
+    if options.explain:
+        options.explainer = Explainer(detector, options.run, options.explain, options.recordings)
     tally = Tally()
     for path in options.recordings:
         if not os.path.lexists(path):

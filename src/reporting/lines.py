@@ -17,7 +17,7 @@ from unlabeledasd.errors import InputError, one_line, printable
 
 FIELDS = (
     *("clip", "machine", "score", "percentile", "threshold", "decision"),
-    *("windows", "windows_above", "worst_start_s", "note", "p_value"),
+    *("windows", "windows_above", "worst_start_s", "note", "p_value", "explanation"),
 )
 
 
@@ -71,6 +71,8 @@ def as_line(result: dict, form: str) -> str:
         threshold = nan if result["threshold"] is None else result["threshold"]
         text += f"  {result['windows_above']} of {result['windows']} windows above {threshold:.4f}"
         text += f", the highest at {result['worst_start_s']:.0f} s"
+    if result["explanation"]:
+        text += f"  ({result['explanation']})"
     return f"{text}  " + result["clip"].replace("\n", "\\n")
 
 

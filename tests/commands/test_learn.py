@@ -15,7 +15,7 @@ import learn
 import score
 from unlabeledasd.detection import load
 from unlabeledasd.detection.conformal import conformal_threshold, p_values
-from unlabeledasd.detection.learning import read_learned
+from unlabeledasd.detection.learning import Learned, read_learned, write_learned
 from unlabeledasd.results import find_csv, read_scores
 from unlabeledasd.runs.folder import UNTRAINED, Run
 
@@ -238,6 +238,34 @@ def test_streams_that_are_refused(made, arguments, message, monkeypatch, capsys)
     monkeypatch.setattr(sys, "stdin", Input(b""))
     assert call(monkeypatch, score, made, "-", *arguments) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_burst_is_explained(made, recordings, tmp_path, monkeypatch, capsys):
+    """Of 2.5 kHz, from 1.9 to 2.2 s: in the second window of 1.5 s."""
+    wave, t = sound(9, 3.0), np.arange(3 * RATE) / RATE
+    burst = 0.2 * np.sin(2 * np.pi * 2500 * t) * ((t > 1.9) & (t < 2.2))
+    file = write(tmp_path / "new", "burst.wav", wave + burst)
+    arguments = (made, file, "--explain", tmp_path / "why", "--format", "jsonl")
+    assert call(monkeypatch, score, *arguments) == 0
+    row = json.loads(capsys.readouterr().out)
+    found = json.loads((tmp_path / "why/pump_burst.wav.json").read_text())
+    assert row["explanation"] == found["sentence"]
+    assert found["low_hz"] <= 2500 <= found["high_hz"]
+    assert found["high_hz"] - found["low_hz"] < 700
+    assert (found["start_s"], found["end_s"]) == pytest.approx((1.9, 2.2), abs=0.11)
+    assert found["difference_db"] > 10
+    assert Path(found["nearest_normal"]).parent == recordings
+    assert (tmp_path / "why/pump_burst.wav.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_the_normal_clips_nothing_is_explained(made, tmp_path, monkeypatch, capsys):
+    detector = Path(shutil.copytree(made, tmp_path / "detector"))
+    learned = read_learned(Run(detector))
+    gone = learned.windows.assign(recording="/nowhere/" + learned.windows.unit)
+    write_learned(Run(detector), Learned(gone, learned.embedding))
+    file = write(tmp_path / "new", "x.wav", sound(5))
+    assert call(monkeypatch, score, detector, file, "--explain", tmp_path / "why") == 1
+    assert "the nearest normal clip is not there any more" in capsys.readouterr().err
 
 
 def test_help_is_printed():

@@ -132,7 +132,8 @@ def draw(
         times = np.arange(image.shape[1] + 1) * BLOCK_SECONDS
         mesh = axis.pcolormesh(times, edges, image, cmap=colors, vmin=least, vmax=most)
         axis.set_yscale("symlog", linthresh=1.0)
-        axis.set(title=title, ylabel="kHz", ylim=(0, edges[-1]))
+        axis.set(ylabel="kHz", ylim=(0, edges[-1]))
+        axis.set_title(title, fontsize=9)  # names of clips are long
         axis.set_yticks([0, 0.5, 1, 2, 4, 8], ["0", "0.5", "1", "2", "4", "8"])
         axis.set_ylim(0, edges[-1])
         figure.colorbar(mesh, ax=axis, label="dB")

@@ -26,8 +26,9 @@ class NetWithSpectra(MultiResolutionNet):
         level_removed: bool = False,
     ):
         super().__init__(n_ffts, clip_seconds, sample_rate, band_hz, time_mean_removed)
-        kind = {"clip_seconds": clip_seconds, "sample_rate": sample_rate}
-        self.spectra = LogMelStatistics(level_removed=level_removed, **kind)
+        self.spectra = LogMelStatistics(
+            level_removed=level_removed, clip_seconds=clip_seconds, sample_rate=sample_rate
+        )
         self.spectra_size = self.spectra.embedding_size
 
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
