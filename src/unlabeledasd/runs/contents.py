@@ -89,12 +89,13 @@ def require_same(run: Run, root: str | Path, table: pd.DataFrame) -> None:
     if len(changed) > 3:
         parts.append(f"and {len(changed) - 3} more folders")
     total, old = (sum(folder.clips for folder in folders.values()) for folders in (now, before))
-    remedies = "use overwrite=true to retrain, or run_dir=FOLDER to keep both"
+    remedies = "(use overwrite=true to retrain, or run_dir=FOLDER to keep both)"
     if all(folder.endswith("/test") for folder in changed):
-        remedies += f"; python src/infer.py run={run.folder} name=NAME embeddings=new scores them"
+        remedies += f"; or score them by python src/infer.py run={run.folder} name=NAME"
+        remedies += " embeddings=new"
     raise InputError(
         f"{root}: clips changed: {total} now, {old} when {run.folder} began; "
-        f"{', '.join(parts)} ({remedies})"
+        f"{', '.join(parts)} {remedies}"
     )
 
 
