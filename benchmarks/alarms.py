@@ -15,37 +15,35 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from measuring import show
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator
 
 from choose import make_scorer
 from unlabeledasd.detection.conformal import conformal_threshold
-from unlabeledasd.detection.learning import Learned, assign_roles, read_learned
+from unlabeledasd.detection.learning import (
+    Learned,
+    assign_roles,
+    calibration_scores,
+    fit,
+    read_learned,
+)
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.runs.folder import Run
 
 LATER = 0.25
 
 
-def scores_of(fitted: BaseEstimator, part: Learned) -> np.ndarray:
-    """One score for each recording: the mean over its windows."""
-    scores = pd.Series(fitted.score(part.embedding))
-    return scores.groupby(part.windows.recording.to_numpy(), sort=False).mean().to_numpy()
-
-
 def alarm_share(learned: Learned, scorer: BaseEstimator, rate: float, seed: int) -> float:
     """Share of alarms among the later recordings of one split; learned: of one machine."""
     rng = np.random.default_rng(seed)
     names = rng.permutation(learned.windows.recording.unique())
-    later = learned.windows.recording.isin(names[: round(LATER * len(names))]).to_numpy()
-    rest = Learned(learned.windows[~later].reset_index(drop=True), learned.embedding[~later])
-    roles, _ = assign_roles(rest.windows[["recording", "machine"]], rate, seed)
-    parts = Learned(roles, rest.embedding)
-    machine = roles.machine.iloc[0]
-    references = parts.of(machine, "reference").embedding
-    fitted = clone(scorer).fit(references, np.zeros(len(references), bool))
-    threshold = conformal_threshold(scores_of(fitted, parts.of(machine, "calibration")), rate)
-    new = Learned(learned.windows[later], learned.embedding[later])
-    return float((scores_of(fitted, new) > threshold).mean())
+    is_later = learned.windows.recording.isin(names[: round(LATER * len(names))]).to_numpy()
+    rest, later = learned.where(~is_later), learned.where(is_later)
+    windows = assign_roles(rest.windows[["recording", "machine"]], rate, seed)
+    parts, machine = Learned(windows, rest.embedding), windows.machine.iloc[0]
+    fitted = fit(scorer, parts.of(machine, "reference", "both"))
+    calibration = calibration_scores(parts, machine, scorer, fitted).to_numpy()
+    scores = pd.Series(fitted.score(later.embedding), later.windows.recording).groupby(level=0)
+    return float((scores.mean() > conformal_threshold(calibration, rate)).mean())
 
 
 def main() -> None:
@@ -63,8 +61,7 @@ def main() -> None:
         scorer = make_scorer(next(iter(run.read_config()["scorer"])))
         rows = []
         for machine in learned.windows.machine.unique():
-            own = (learned.windows.machine == machine).to_numpy()
-            of_machine = Learned(learned.windows[own], learned.embedding[own])
+            of_machine = learned.where((learned.windows.machine == machine).to_numpy())
             for rate in map(float, options.rates.split()):
                 row = {"machine": machine, "promise": rate}
                 try:
@@ -76,6 +73,8 @@ def main() -> None:
                 margin = 1.96 * np.std(shares, ddof=1) / len(shares) ** 0.5
                 row |= {"alarms": f"{np.mean(shares):.3f} +- {margin:.3f}"}
                 rows.append({**row, "least": min(shares), "most": max(shares)})
+        if not rows:
+            raise InputError(f"{run.folder}: too few recordings for any of these rates")
         show(f"false alarms over {options.splits} splits", rows, options.json)
 
 

@@ -11,10 +11,10 @@ that all of it is one machine, whose folders are operating states. train/ below 
 into, test/ is not, and a recording that is named as an anomaly is refused.
 
 Nothing is trained: recordings are compared by the statistics of their spectra. Some recordings are
-set aside, as many as the alarm rate needs; scores above the threshold that follows from these are
-alarms. The promise is that at most this share of further normal recordings are, as long as they
-come from the same microphone, place and operation. A recording that cannot be read is reported,
-the others are used, and the exit status is 1.
+set aside, as many as the alarm rate needs (of fewer recordings each is scored without itself), and
+scores above the threshold that follows from these are alarms. The promise is that at most this
+share of further normal recordings are, as long as they come from the same microphone, place and
+operation. A recording that cannot be read is reported, the others are used, the exit status is 1.
 """
 
 import argparse
@@ -37,22 +37,21 @@ from unlabeledasd.audio.clip_names import UNKNOWN
 from unlabeledasd.detection.conformal import false_alarms, least_scores
 from unlabeledasd.detection.inbox import SUFFIXES, Copies, look
 from unlabeledasd.detection.learning import (
-    ROLES,
     Learned,
     assign_roles,
     calibrate,
     embed_recording,
+    promise,
     read_learned,
     write_learned,
 )
-from unlabeledasd.detection.survey import Facts, machine_name, stated_by, summary
-from unlabeledasd.errors import InputError, one_line, one_line_errors, printable
+from unlabeledasd.detection.survey import Facts, choose_seconds, machine_name, stated_by, summary
+from unlabeledasd.errors import InputError, check_range, one_line, one_line_errors, printable
 from unlabeledasd.files import write_text
 from unlabeledasd.runs.folder import Run
 
 METHOD = "spectral_logmel"  # loudness does not count, so another gain is no anomaly
 SCORER = "standardized_domain_z"
-SECONDS = (1.0, 10.0)  # least and most of a window, unless --seconds says another
 RATE = 16000  # Hz at most, unless --sample-rate says another
 
 
@@ -110,8 +109,7 @@ def find(options: argparse.Namespace, problems: Problems) -> list[Facts]:
 
 def make_config(facts: list[Facts], options: argparse.Namespace) -> dict:
     """The configuration of a run, as src/train.py would write it for METHOD."""
-    median = float(np.median([one.seconds for one in facts]))
-    seconds = options.seconds or round(float(np.clip(median, *SECONDS)), 1)
+    seconds = options.seconds or choose_seconds(facts, least_scores(options.alarm_rate))
     rate = options.sample_rate or min(RATE, min(one.rate for one in facts))
     overrides = ["dataset=folder", "dataset.name=learned", f"method={METHOD}", "seed=0"]
     overrides += [f"scorer=[{SCORER}]", "data_dir=.", "results_dir=.", "run_dir=."]
@@ -141,14 +139,11 @@ def embed(facts: list[Facts], config: dict, problems: Problems) -> tuple[pd.Data
 
 def report(learned: Learned, scores: dict[str, np.ndarray], rate: float) -> None:
     for machine, values in scores.items():
-        n_references = learned.of(machine, ROLES[0]).windows.recording.nunique()
-        text = (
-            f"{machine}: {n_references} recordings to compare with, {len(values)} scores set aside"
-        )
-        text += f"; alarms at a rate of at most {rate:g}"
+        references = learned.of(machine, "reference", "both").windows.recording.nunique()
+        counts = f"{references} recordings to compare with, {len(values)} calibration scores"
+        print(f"{machine}: {counts}; {promise(learned, machine, rate)}")
         if not np.isnan(checked := false_alarms(values, rate)):
-            text += f" ({checked:.3f} of one half by the threshold of the other)"
-        print(text)
+            print(f"  checked: {checked:.3f} of one half by the threshold of the other")
 
 
 def write(run: Run, config: dict, learned: Learned) -> None:
@@ -190,18 +185,9 @@ def learn(options: argparse.Namespace, problems: Problems) -> Run:
 
 
 def with_roles(table: pd.DataFrame, embedding: np.ndarray, rate: float, batch: int) -> Learned:
-    parts = []
-    for machine, rows in table.groupby("machine", sort=False):
-        part, is_by_recording = assign_roles(rows, rate)
-        parts.append(part)
-        if not is_by_recording:
-            print(
-                f"note: {machine}: too few recordings to set whole ones aside; the last windows of "
-                "each are. Neighbouring windows are alike, so alarms will be more frequent"
-            )
+    parts = [assign_roles(rows, rate) for _, rows in table.groupby("machine", sort=False)]
     roles = pd.concat(parts).loc[table.index].assign(batch=batch)
-    used = (roles.role != "gap").to_numpy()
-    return Learned(roles[used].reset_index(drop=True), embedding[used])
+    return Learned(roles, embedding).where((roles.role != "gap").to_numpy())
 
 
 def add(options: argparse.Namespace, problems: Problems) -> Run:
@@ -217,9 +203,10 @@ def add(options: argparse.Namespace, problems: Problems) -> Run:
     if twice := {one.recording for one in facts} & set(before.windows.recording):
         raise InputError(f"{min(twice)}: the detector has learned it already")
     table, embedding = embed(facts, config, problems)
-    names = table.recording.unique()  # every fourth one is for calibration
-    aside = set(names[3::4])
-    roles = np.where(table.recording.isin(aside), *reversed(ROLES))
+    names = table.recording.unique()
+    aside = table.recording.isin(names[3::4])  # every fourth one is for calibration
+    crossed = table.machine.isin(before.windows.machine[before.windows.role == "both"])
+    roles = np.select([crossed, aside], ["both", "calibration"], "reference")
     later = table.assign(unit=table.recording, role=roles, batch=before.batches)
     with run.claim():
         write(run, config, before.added(Learned(later, embedding)))
@@ -289,7 +276,14 @@ def main(arguments: list[str] | None = None) -> None:
     problems = Problems()
     with one_line_errors(OSError):
         if bool(options.recordings) == bool(options.undo):
-            raise InputError("recordings: needed for --out and --add, not taken by --undo")
+            raise InputError("FOLDER_OR_FILE: needed for --out and --add, not taken by --undo")
+        for name, value, *allowed in (
+            ("--channel", options.channel, 0),
+            ("--seconds", options.seconds, 0.1, 60),
+            ("--sample-rate", options.sample_rate, 1000, 192_000),
+        ):
+            if value is not None:
+                check_range(name, value, *allowed)
         if options.test and not options.test.exists():
             raise InputError(f"--test {options.test}: no such folder")
         run = undo(options) if options.undo else (add if options.add else learn)(options, problems)

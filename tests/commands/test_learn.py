@@ -13,6 +13,7 @@ import soundfile
 
 import learn
 import score
+from choose import make_scorer
 from unlabeledasd.detection import load
 from unlabeledasd.detection.conformal import conformal_threshold, p_values
 from unlabeledasd.detection.learning import Learned, read_learned, write_learned
@@ -159,11 +160,30 @@ def test_add_and_undo(detector, tmp_path, monkeypatch, capsys):
 def test_one_long_recording(tmp_path, monkeypatch, capsys):
     write(tmp_path / "pump", "long.wav", sound(1, seconds=60))
     assert call(monkeypatch, learn, tmp_path / "pump", "--out", tmp_path / "d", "--seconds", 1) == 0
-    assert "too few recordings to set whole ones aside" in capsys.readouterr().out
+    assert "no rate is promised: with too few recordings for 0.1" in capsys.readouterr().out
     windows = read_learned(Run(tmp_path / "d")).windows
     assert windows.role.value_counts().to_dict() == {"reference": 87, "calibration": 30}
     # the 119 windows begin every 0.5 s: two between the parts are left out
     assert windows.unit[windows.role == "calibration"].iloc[0].endswith("@89")
+
+
+def test_few_recordings_are_scored_without_themselves(tmp_path, monkeypatch, capsys):
+    for i in range(12):
+        write(tmp_path / "pump", f"{i}.wav", sound(i))
+    assert call(monkeypatch, learn, tmp_path / "pump", "--out", tmp_path / "d") == 0
+    printed = capsys.readouterr().out
+    assert (
+        "12 recordings to compare with, 12 calibration scores; alarms at a rate of about" in printed
+    )
+    learned = read_learned(Run(tmp_path / "d"))
+    scorer = make_scorer("standardized_domain_z")
+    scores = read_scores(find_csv(Run(tmp_path / "d"), "pump", UNTRAINED, "held_out_score"))
+    found = dict(zip(scores.path, scores.score, strict=True))
+    for name in learned.windows.recording:
+        inside = (learned.windows.recording == name).to_numpy()
+        others = learned.embedding[~inside]
+        own = scorer.fit(others, np.zeros(len(others), bool)).score(learned.embedding[inside])
+        assert found[name] == pytest.approx(own.mean())
 
 
 def test_a_folder_per_machine_and_known_states(tmp_path, monkeypatch, capsys):
@@ -183,7 +203,7 @@ def test_a_folder_per_machine_and_known_states(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "d", "--alarm-rate", "0.01"], "an alarm rate of 0.01 needs 101 recordings, of"),
+        (["--out", "d", "--alarm-rate", "0.01"], "an alarm rate of 0.01 needs 99 recordings"),
         (["--out", "d", "--alarm-rate", "2"], "alarm rate 2.0: between 0 and 1"),
         (["--out", "d", "--test", "gone"], "--test gone: no such folder"),
         (["--add", "gone"], "gone: no detector of src/learn.py (learned.npz is missing)"),

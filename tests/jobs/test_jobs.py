@@ -16,6 +16,7 @@ case "$1" in
     echo "RUNS_AFTER=$RUNS_AFTER $*" >> "$LOG"
     case "$*" in *seed=2*) exit ${STATUS:-0} ;; esac
     exit 0 ;;
+  src/infer.py) echo "$*" >> "$LOG"; exit 0 ;;
   src/report.py) echo "report $*"; exit 0 ;;
 esac
 exit 99
@@ -74,6 +75,50 @@ def test_grid_of_table_1(job):
     }
     assert methods == {method for method in METHODS if method.startswith("na_")}
     assert job.log() == []
+
+
+@pytest.mark.parametrize(
+    ("script", "runs", "methods"),
+    [("exp4.sh", 9 * 2 * 5, ("best_", "multires_", "subloss_", "featex_")),
+     ("exp5.sh", 11 * 2, ("spectral_", "beats_", "panns", "openl3"))],
+)  # fmt: skip
+def test_grids_beyond_the_paper(job, script, runs, methods):
+    lines = job(script, DRY_RUN="1", DATA_DIR="").stdout.splitlines()
+    assert len(lines) == len(set(lines)) == runs
+    named = {line.partition("method=")[2].split()[0] for line in lines}
+    assert named <= set(METHODS)
+    assert all(any(name.startswith(head) for name in named) for head in methods)
+    assert all(name.startswith(methods) for name in named)
+
+
+def test_tables_of_further_scorers(job, tmp_path):
+    """Kept embeddings are scored where the run has finished and the scorer has no scores yet."""
+    for seed in (1, 2):
+        done = tmp_path / f"results/demo/subloss_0256_4096_{seed}/all/done"
+        done.parent.mkdir(parents=True)
+        done.touch()
+    scored = done.parent / "infer/knn.yaml"  # of seed 2
+    scored.parent.mkdir()
+    scored.touch()
+    found = job(
+        "exp4.sh",
+        METHODS="subloss_0256_4096",
+        DATASETS="demo",
+        SEEDS="1 2",
+        SCORERS="knn",
+        STATUS="0",
+    )
+    assert found.returncode == 0, found.stderr
+    folder = tmp_path / "results/demo/subloss_0256_4096_1"
+    assert [line for line in job.log() if "infer" in line] == [
+        f"src/infer.py run={folder} name=knn scorer=knn"
+    ]
+    tables = [line for line in found.stdout.splitlines() if line.startswith("report ")]
+    assert [line.split("--name ")[1].split()[0] for line in tables] == [
+        "table4_part",
+        "table4_knn_part",
+    ]
+    assert tables[1].endswith("--version knn")
 
 
 def test_grid_of_table_2(job):

@@ -2,7 +2,8 @@
 
 Nothing is trained. The windows of every recording become embeddings, which are kept
 (`all/learned.npz`), so that recordings can be added or taken back without reading any of them
-again. Recordings are either references of the scorer or set aside for calibration, never both.
+again. Recordings are references of the scorer, or set aside for calibration, or both: then each is
+scored by a scorer that was fitted without it.
 """
 
 from itertools import islice
@@ -23,7 +24,6 @@ from unlabeledasd.runs.embeddings import parse_table
 from unlabeledasd.runs.folder import UNTRAINED, Run
 from unlabeledasd.scoring import learned_arrays
 
-ROLES = ("reference", "calibration")
 BATCH = 32  # windows embedded at a time
 GAP = 2  # windows: they overlap by half
 LEAST_REFERENCES = 2  # of each machine
@@ -40,9 +40,16 @@ class Learned(NamedTuple):
     windows: pd.DataFrame
     embedding: np.ndarray
 
-    def of(self, machine: str, role: str) -> "Learned":
-        rows = ((self.windows.machine == machine) & (self.windows.role == role)).to_numpy()
-        return Learned(self.windows[rows], self.embedding[rows])
+    def of(self, machine: str, *roles: str) -> "Learned":
+        is_role = self.windows.role.isin(roles)
+        return self.where(((self.windows.machine == machine) & is_role).to_numpy())
+
+    def but(self, unit: str) -> "Learned":
+        return self.where((self.windows.unit != unit).to_numpy())
+
+    def where(self, rows: np.ndarray) -> "Learned":
+        """Of the windows for which rows (N,) bool is true."""
+        return Learned(self.windows[rows].reset_index(drop=True), self.embedding[rows])
 
     @property
     def batches(self) -> int:
@@ -56,8 +63,7 @@ class Learned(NamedTuple):
         """What was learned before the last addition; InputError where nothing was added."""
         if self.batches == 1:
             raise InputError("nothing was added, so nothing can be undone")
-        rows = (self.windows.batch.astype(int) < self.batches - 1).to_numpy()
-        return Learned(self.windows[rows].reset_index(drop=True), self.embedding[rows])
+        return self.where((self.windows.batch.astype(int) < self.batches - 1).to_numpy())
 
 
 def kept_file(run: Run) -> Path:
@@ -103,21 +109,24 @@ def embed_recording(
     return np.concatenate(found)
 
 
-def assign_roles(table: pd.DataFrame, rate: float, seed: int = 0) -> tuple[pd.DataFrame, bool]:
-    """`table` with the columns unit and role, and whether each recording has one role alone.
+def assign_roles(table: pd.DataFrame, rate: float, seed: int = 0) -> pd.DataFrame:
+    """`table` with the columns unit and role.
 
     table: the windows of one machine, columns recording and machine, in order of time. As many
-    recordings as the rate needs, or a quarter if that is more, are set aside at random. Where there
-    are too few, the last part of the windows of each recording is, after a gap. InputError where
-    there are too few windows too.
+    recordings as the rate needs, or a quarter if that is more, are set aside at random. Where
+    there would be too few others, every recording is both: it is scored without itself. Where
+    there are too few recordings, the last windows of each are set aside, after a gap. InputError
+    where there are too few windows too.
     """
     needed = least_scores(rate)
     names = table.recording.unique()
     aside = max(needed, round(CALIBRATION_SHARE * len(names)))
-    if len(names) - aside >= LEAST_REFERENCES:
+    if len(names) - aside >= aside:
         chosen = np.random.default_rng(seed).permutation(names)[:aside]
         roles = np.where(table.recording.isin(chosen), "calibration", "reference")
-        return table.assign(unit=table.recording, role=roles), True
+        return table.assign(unit=table.recording, role=roles)
+    if len(names) >= max(needed, LEAST_REFERENCES):
+        return table.assign(unit=table.recording, role="both")
     groups = table.groupby("recording", sort=False).recording
     count, place = groups.transform("size"), groups.cumcount()
     share = max(CALIBRATION_SHARE, needed / len(table))
@@ -126,10 +135,22 @@ def assign_roles(table: pd.DataFrame, rate: float, seed: int = 0) -> tuple[pd.Da
     if (roles == "calibration").sum() < needed or (roles == "reference").sum() < LEAST_REFERENCES:
         raise InputError(
             f"{table.machine.iloc[0]}: {len(names)} recordings, {len(table)} windows in all; an "
-            f"alarm rate of {rate:g} needs {needed + LEAST_REFERENCES} recordings, of which "
-            f"{needed} are set aside; give more recordings or a higher rate"
+            f"alarm rate of {rate:g} needs {needed} recordings; give more, or a higher rate"
         )
-    return table.assign(unit=table.recording + "@" + place.astype(str), role=roles), False
+    return table.assign(unit=table.recording + "@" + place.astype(str), role=roles)
+
+
+def promise(learned: Learned, machine: str, rate: float) -> str:
+    """What the thresholds of a machine promise, by how its calibration scores were made."""
+    own = learned.windows[learned.windows.machine == machine]
+    if (own.unit != own.recording).any():
+        return (
+            f"no rate is promised: with too few recordings for {rate:g}, the last windows of each "
+            "are set aside, and neighbouring windows are alike"
+        )
+    if (own.role == "both").any():
+        return f"alarms at a rate of about {rate:g}: every recording was scored without itself"
+    return f"alarms at a rate of at most {rate:g}"
 
 
 def calibrate(learned: Learned, scorer: BaseEstimator, run: Run) -> dict[str, np.ndarray]:
@@ -140,16 +161,36 @@ def calibrate(learned: Learned, scorer: BaseEstimator, run: Run) -> dict[str, np
     arrays: dict[str, np.ndarray] = {}
     scores: dict[str, np.ndarray] = {}
     for machine in learned.windows.machine.unique():
-        references, aside = (learned.of(machine, role) for role in ROLES)
-        is_target = np.zeros(len(references.embedding), bool)
-        fitted = clone(scorer).fit(references.embedding, is_target)
+        references = learned.of(machine, "reference", "both")
+        fitted = fit(scorer, references)
         prefix = f"{machine}/{scorer.column}/"
         arrays |= {prefix + name: value for name, value in learned_arrays(fitted).items()}
-        of_windows = pd.Series(fitted.score(aside.embedding))
-        of_units = of_windows.groupby(aside.windows.unit.to_numpy(), sort=False).mean()
-        scores[machine] = of_units.to_numpy()
-        table = pd.DataFrame({"path": of_units.index, "is_normal": 1, "is_target": 0})
+        found = calibration_scores(learned, machine, scorer, fitted)
+        scores[machine] = found.to_numpy()
+        table = pd.DataFrame({"path": found.index, "is_normal": 1, "is_target": 0})
         table[scorer.column] = scores[machine]
         write_scores(run.version(machine, UNTRAINED), UNTRAINED, "held_out", table)
     write_npz(run.scorers(UNTRAINED), arrays)
     return scores
+
+
+def fit(scorer: BaseEstimator, references: Learned) -> BaseEstimator:
+    return clone(scorer).fit(references.embedding, np.zeros(len(references.embedding), bool))
+
+
+def calibration_scores(
+    learned: Learned, machine: str, scorer: BaseEstimator, fitted: BaseEstimator
+) -> pd.Series:
+    """unit -> its score, the mean over its windows, by scorers that have not seen it.
+
+    fitted: the scorer of all references; what was set aside is scored by it.
+    """
+    aside, both = learned.of(machine, "calibration"), learned.of(machine, "both")
+    parts = [pd.Series(fitted.score(aside.embedding), aside.windows.unit)] * len(aside.windows[:1])
+    references = learned.of(machine, "reference", "both")
+    for unit in both.windows.unit.unique():
+        inside = (both.windows.unit == unit).to_numpy()
+        others = references.but(unit)
+        own = fit(scorer, others).score(both.embedding[inside])
+        parts.append(pd.Series(own, [unit] * inside.sum()))
+    return pd.concat(parts).groupby(level=0, sort=False).mean()

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from unlabeledasd.audio.clip_names import FULL_NAME, read_condition, without_copy_suffix
 from unlabeledasd.detection.inbox import LAYOUT_FOLDERS, Recording
 from unlabeledasd.errors import printable
 
+SECONDS = (1.0, 10.0)  # least and most of a window
 LEVEL_DB = 10  # from the machine's median
 FULL_SCALE = 0.9999
 CLIPPED_SHARE = 1e-3  # of the samples
@@ -89,3 +91,16 @@ def summary(facts: list[Facts]) -> list[str]:
                 more = f" and {len(ones) - 1} more" if len(ones) > 1 else ""
                 lines.append(printable(f"  {finding}: {ones[0].recording}{more}"))
     return lines
+
+
+def choose_seconds(facts: list[Facts], needed: int) -> float:
+    """The length of a window: the median of the recordings', from 1 to 10 s.
+
+    Less where a machine has fewer than `needed` recordings.
+    """
+    lengths = pd.Series([one.seconds for one in facts]).groupby([one.machine for one in facts])
+    seconds = float(np.median([one.seconds for one in facts]))
+    few = lengths.sum()[lengths.size() < needed]
+    if len(few):
+        seconds = min(seconds, few.min() / (4 * needed))
+    return round(float(np.clip(seconds, *SECONDS)), 1)
