@@ -25,6 +25,7 @@ from settings.datasets import (
 )
 from unlabeledasd.audio.clip_names import NO_ATTRIBUTE, SPLITS, UNKNOWN, name_notes, parse_clip
 from unlabeledasd.audio.folders import LeftOut
+from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.clips import AUDIO_SUFFIXES, discover_machines, find_clips, machine_folder
 from unlabeledasd.errors import InputError, one_line_errors, printable
 from unlabeledasd.waveforms import ClipReview, inspect_clip
@@ -54,7 +55,7 @@ def list_clips(
 
 
 def inspect(
-    root: Path, machine: str, split: str, path: str, grammar: str, rate: int, channel: int | None
+    root: Path, machine: str, split: str, path: str, grammar: str, rate: int, channel: Channel
 ) -> tuple:
     """A row of COLUMNS."""
     file = root / path

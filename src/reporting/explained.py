@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from reporting.curves import curve_file
+from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.detection.detector import Detector
 from unlabeledasd.detection.explanations import draw, explain
 from unlabeledasd.detection.nearest import NormalClips, first_window, window_at
@@ -22,7 +23,7 @@ class Explainer:
         self.out, self.arguments = out, arguments
 
     def explain(
-        self, path: Path, machine: str, curve: pd.DataFrame, hop: float | None, channel: int | None
+        self, path: Path, machine: str, curve: pd.DataFrame, hop: float | None, channel: Channel
     ) -> str:
         """One sentence on the window with the highest score of `curve`."""
         detector = self.detector

@@ -15,6 +15,7 @@ from reporting.grid import find_run, machine_sets, single_epochs
 from reporting.worst_clips import audio_uri, spectrogram_uri, wrongness
 from settings.kept import load_config
 from unlabeledasd.audio.clip_names import parse_clip
+from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.decisions import decision_threshold
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
@@ -219,7 +220,7 @@ def losses(run: Run) -> dict[str, list]:
     return {"epoch": [int(epoch) + 1 for epoch in means.index], **terms}
 
 
-def listen(path: Path, channel: int | None, sample_rate: int) -> list[str] | None:
+def listen(path: Path, channel: Channel, sample_rate: int) -> list[str] | None:
     """[audio, picture] as data URIs; None where the clip cannot be read."""
     try:
         wave = read_clip(path, channel)

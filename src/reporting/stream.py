@@ -12,6 +12,7 @@ import numpy as np
 import soxr
 
 from unlabeledasd.audio.levels import check_values, level_notes
+from unlabeledasd.audio.two_channels import last_channel
 from unlabeledasd.detection.recordings import windows
 from unlabeledasd.errors import InputError, check_range
 
@@ -66,7 +67,11 @@ def score_stream(detector, stream: BinaryIO, options: Namespace) -> int:
     check_range("--stream-rate", rate, 1000, 1_000_000)
     check_range("--stream-channels", channels, 1, 64)
     channel = detector.channel if options.channel is None else options.channel
+    if channel == "w1":
+        raise InputError("-: channel w1 needs whole recordings; --channel 0 takes the near one")
     channel = 0 if channels == 1 else channel
+    if isinstance(channel, str):
+        channel = last_channel(channel)
     if channel is not None and not 0 <= channel < channels:
         raise InputError(f"--channel {channel}: the stream has {channels} (from 0)")
     machines = list(detector.machines)

@@ -7,7 +7,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from unlabeledasd.audio import AudioFile
-from unlabeledasd.waveforms import read_clip
+from unlabeledasd.audio.two_channels import Channel
+from unlabeledasd.waveforms import is_16_bit, read_clip
 
 
 class ClipCache:
@@ -23,7 +24,7 @@ class ClipCache:
         cls,
         root: Path,
         paths: list[str],
-        channel: int | None,
+        channel: Channel,
         device: torch.device,
         most_bytes: float,
     ) -> "ClipCache | None":
@@ -34,7 +35,7 @@ class ClipCache:
         """
         if device.type == "cuda":
             most_bytes = min(most_bytes, torch.cuda.mem_get_info(device)[0] / 2)
-        headers = [header(root / path) for path in paths]
+        headers = [header(root / path, channel) for path in paths]
         if (
             any(not is_16_bit for _, is_16_bit in headers)
             or 2 * sum(length for length, _ in headers) > most_bytes
@@ -67,7 +68,7 @@ class ClipCache:
         return self.samples[start + (first + steps) % length]
 
 
-def header(path: Path) -> tuple[int, bool]:
+def header(path: Path, channel: Channel) -> tuple[int, bool]:
     """Samples per channel, and whether read_clip gives 16-bit ones."""
     with AudioFile(path) as file:
-        return file.frames, file.subtype == "PCM_16"
+        return file.frames, is_16_bit(file, channel)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from unlabeledasd.audio.two_channels import Channel, last_channel
 from unlabeledasd.cache import ClipCache
 from unlabeledasd.errors import InputError, check_range
 from unlabeledasd.labels import Labels
@@ -24,7 +25,8 @@ class ClipDataset(Dataset):
 
     The key of an item is (index, position): position in [0, 1) places the window in a longer
     clip. The sampler draws it, so that batches do not depend on the number of workers.
-    channel: counted from 0; None for mono clips. fit: fit_length or tiled_window of waveforms.
+    channel: counted from 0; near, far, w1 (audio/two_channels); None for mono clips.
+    fit: fit_length or tiled_window of waveforms.
     """
 
     def __init__(
@@ -33,10 +35,10 @@ class ClipDataset(Dataset):
         paths: list[str],
         classes: np.ndarray,
         n_samples: int,
-        channel: int | None = None,
+        channel: Channel = None,
         fit: Callable[[np.ndarray, int, float], np.ndarray] = fit_length,
     ):
-        check_range("channel", 0 if channel is None else channel, 0)
+        last_channel(channel)  # checks it
         self.root = root
         self.paths = paths
         self.classes = classes
@@ -201,7 +203,7 @@ class ClipDataModule(ClipBatches):
         table: pd.DataFrame,
         labels: Labels,
         n_samples: int,
-        channel: int | None = None,
+        channel: Channel = None,
         batch_size: int = 64,
         num_workers: int = 0,
         cache_gb: float = 8.0,

@@ -15,6 +15,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
 from tqdm import tqdm
 
+from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.decisions import held_out_scores
 from unlabeledasd.errors import InputError, check_range
 from unlabeledasd.files import read_npz, write_csv, write_npz
@@ -34,7 +35,7 @@ def embed(
     extractor: Any,
     root: Path,
     paths: Sequence[str],
-    channel: int | None = None,
+    channel: Channel = None,
     batch_size: int = 16,
     num_workers: int = 0,
     device: "str | torch.device" = "cpu",
@@ -77,7 +78,7 @@ def read_waves(
     root: Path,
     paths: Sequence[str],
     n_samples: int,
-    channel: int | None,
+    channel: Channel,
     batch_size: int,
     num_workers: int,
 ) -> Iterator["torch.Tensor"]:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from unlabeledasd.audio import AudioFile
 from unlabeledasd.audio.levels import SILENT_RANGE, check_values, length_notes, level_notes
+from unlabeledasd.audio.two_channels import Channel, last_channel, take_channel
 from unlabeledasd.errors import InputError
 
 if TYPE_CHECKING:  # checking a data folder needs no torch
@@ -30,8 +31,10 @@ class ClipFacts(NamedTuple):
     notes: list[str]
 
 
-def read_clip(path: Path, channel: int | None = None) -> np.ndarray:
+def read_clip(path: Path, channel: Channel = None) -> np.ndarray:
     """Samples (T,) of one channel: int16 where they are stored as 16-bit PCM, else float32.
+
+    channel: w1 subtracts the second from the first (audio/two_channels), as float32.
 
     float32 is in [-1, 1], unless the samples are stored as floating point numbers: these may be
     larger but must be finite. InputError where the file cannot be read to its end.
@@ -39,15 +42,20 @@ def read_clip(path: Path, channel: int | None = None) -> np.ndarray:
     with AudioFile(path) as file:
         if file.frames == 0:
             raise InputError(f"{path}: no samples in it")
-        dtype = "int16" if file.subtype == "PCM_16" else "float32"
-        wave = file.read(dtype=dtype)[:, channel or 0]
+        dtype = "int16" if is_16_bit(file, channel) else "float32"
+        wave = take_channel(file.read(dtype=dtype), channel)
         if file.is_float:
             with file.explained():
                 check_values(wave)
     return wave
 
 
-def check_clip(path: Path, sample_rate: int, channel: int | None = None) -> float:
+def is_16_bit(file: AudioFile, channel: Channel) -> bool:
+    """Whether read_clip gives the samples as they are stored, in 16 bits."""
+    return file.subtype == "PCM_16" and channel != "w1"
+
+
+def check_clip(path: Path, sample_rate: int, channel: Channel = None) -> float:
     """The duration of a clip in seconds by its header; InputError if the clip cannot be used."""
     with AudioFile(path) as file:
         check_header(file, sample_rate, channel)
@@ -55,7 +63,7 @@ def check_clip(path: Path, sample_rate: int, channel: int | None = None) -> floa
         return file.frames / sample_rate
 
 
-def check_header(file: AudioFile, sample_rate: int, channel: int | None) -> None:
+def check_header(file: AudioFile, sample_rate: int, channel: Channel) -> None:
     path = file.path
     if file.sample_rate != sample_rate:
         raise InputError(f"{path}: sample rate {file.sample_rate} Hz, expected {sample_rate} Hz")
@@ -65,24 +73,25 @@ def check_header(file: AudioFile, sample_rate: int, channel: int | None) -> None
         raise InputError(
             f"{path}: {file.channels} channels, expected one (dataset.channel=0 takes the first)"
         )
-    if channel is not None and channel >= file.channels:
+    if last_channel(channel) >= file.channels:
+        counted = "two are needed" if isinstance(channel, str) else "counted from 0"
         raise InputError(
-            f"{path}: {file.channels} channel(s), but dataset.channel={channel} (counted from 0)"
+            f"{path}: {file.channels} channel(s), but dataset.channel={channel} ({counted})"
         )
 
 
-def inspect_clip(path: Path, sample_rate: int, channel: int | None = None) -> ClipFacts:
+def inspect_clip(path: Path, sample_rate: int, channel: Channel = None) -> ClipFacts:
     """Look at the header and the first samples of a clip; InputError if the clip cannot be used.
 
     A clip that begins without a sound, and one of floating point samples, is read to its end.
     """
     with AudioFile(path) as file:
         check_header(file, sample_rate, channel)
-        head = file.read(HEAD_FRAMES)[:, channel or 0]
+        head = file.read(HEAD_FRAMES)[:, last_channel(channel)]
         notes = file.notes + length_notes(file.frames, sample_rate)
         has_sound, low, high = True, head.min(), head.max()
         if file.is_float or low * high > 0 or high - low <= SILENT_RANGE:
-            wave = np.concatenate([head, file.read()[:, channel or 0]])
+            wave = np.concatenate([head, file.read()[:, last_channel(channel)]])
             has_sound = wave.min() < wave.max()
             with file.explained():
                 notes += level_notes(wave, file.is_float)
@@ -95,7 +104,7 @@ def check_clips(
     root: Path,
     paths: list[str],
     sample_rate: int,
-    channel: int | None = None,
+    channel: Channel = None,
     conditions: Sequence[str] = (),
 ) -> None:
     """Look at every clip, so that a bad one is reported before training starts.
@@ -114,7 +123,7 @@ def check_clips(
 class ClipReview:
     """What clips, added one by one, say together: notes of one kind, and equal recordings."""
 
-    def __init__(self, root: Path, channel: int | None):
+    def __init__(self, root: Path, channel: Channel):
         self.root, self.channel = root, channel
         self.found: dict[str, list[str]] = {}  # kind of note -> notes
         self.conditions: dict[str, str | None] = {}  # of every clip

@@ -2,11 +2,23 @@
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unlabeledasd.audio.two_channels import LEAST_SAMPLES, inverse_stft, stft, subtract_far
+from unlabeledasd.audio.two_channels import (
+    LEAST_SAMPLES,
+    inverse_stft,
+    last_channel,
+    stft,
+    subtract_far,
+    take_channel,
+)
+from unlabeledasd.cache import ClipCache
+from unlabeledasd.detection.recordings import array_blocks, read_blocks
+from unlabeledasd.errors import InputError
+from unlabeledasd.waveforms import inspect_clip, read_clip
 
 RATE = 16000
 
@@ -77,3 +89,64 @@ def test_limits():
     np.testing.assert_allclose(subtract_far(wave, 0 * wave), wave, atol=1e-6)
     np.testing.assert_allclose(subtract_far(0 * wave, wave), 0 * wave, atol=1e-6)
     np.testing.assert_allclose(subtract_far(wave, 0.3 * wave), 0 * wave, atol=1e-6)
+
+
+@pytest.fixture
+def stereo(tmp_path):
+    """(file of 16 bits, its samples (T, 2) int16)"""
+    rng = np.random.default_rng(5)
+    samples = (3000 * rng.standard_normal((3 * RATE, 2))).astype(np.int16)
+    soundfile.write(tmp_path / "two.wav", samples, RATE)
+    return tmp_path / "two.wav", samples
+
+
+def test_every_reader_takes_the_channel_that_is_named(stereo):
+    file, samples = stereo
+    values = samples / np.float32(32768)
+    expected = {"near": values[:, 0], "far": values[:, 1], "w1": by_torch(*values.T.astype(float))}
+    for name, wave in expected.items():
+        clip = read_clip(file, name)
+        assert clip.dtype == (np.float32 if name == "w1" else np.int16)
+        scale = 1 if name == "w1" else 32768
+        np.testing.assert_allclose(clip / scale, wave, atol=1e-6)
+        blocks = np.concatenate(list(read_blocks(file, RATE, name)))
+        np.testing.assert_allclose(blocks, wave, atol=1e-6)
+        (given,) = array_blocks(samples, RATE, RATE, name)
+        np.testing.assert_allclose(given, wave, atol=1e-6)
+    near, far = (inspect_clip(file, RATE, name).head for name in ("near", "far"))
+    assert near != far
+
+
+def test_a_cache_of_16_bits_does_not_take_w1(stereo):
+    file, _ = stereo
+    device = torch.device("cpu")
+    assert ClipCache.read(file.parent, [file.name], "near", device, 1e9)
+    assert ClipCache.read(file.parent, [file.name], "w1", device, 1e9) is None
+
+
+@pytest.mark.parametrize("name", ["far", "w1"])
+def test_one_channel_is_not_two(tmp_path, name):
+    file = tmp_path / "one.wav"
+    soundfile.write(file, np.zeros(2000), RATE)
+    with pytest.raises(InputError, match=rf"1 channel\(s\), but dataset.channel={name} \(two are"):
+        inspect_clip(file, RATE, name)
+    with pytest.raises(InputError, match=f"channel {name} is asked for"):
+        next(read_blocks(file, RATE, name))
+    with pytest.raises(InputError, match=f"samples of one channel, but channel={name}"):
+        next(array_blocks(np.zeros(2000), RATE, RATE, name))
+
+
+@pytest.mark.parametrize(("channel", "last"), [(None, 0), (3, 3), ("near", 0), ("w1", 1)])
+def test_the_channels_that_are_needed(channel, last):
+    assert last_channel(channel) == last
+
+
+@pytest.mark.parametrize("channel", ["left", "W1", "", -1])
+def test_other_names_and_numbers(channel):
+    with pytest.raises(InputError, match=f"channel={channel}: allowed "):
+        last_channel(channel)
+
+
+def test_a_few_samples_are_the_near_channel():
+    samples = np.arange(20).reshape(10, 2)
+    np.testing.assert_array_equal(take_channel(samples, "w1"), samples[:, 0])

@@ -8,10 +8,37 @@ the far microphone hears the machine too, coherent sound of the machine is remov
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from unlabeledasd.errors import InputError
+
+Channel = int | str | None  # counted from 0, a name of NAMED, or None: there is one alone
+NAMED = {"near": 0, "far": 1, "w1": 1}  # the last of the channels that are needed
 N_FFT, HOP = 1024, 512  # samples
 PEAK = 0.9  # to which both channels are scaled together
 LEAST_POWER = 1e-12
 LEAST_SAMPLES = N_FFT // 2 + 1  # for the reflection at both ends
+
+
+def last_channel(channel: Channel) -> int:
+    """The number of the last channel that is read; InputError for a name that is none."""
+    if isinstance(channel, str):
+        if channel not in NAMED:
+            allowed = f"a number from 0, {', '.join(NAMED)}, or null: one channel alone"
+            raise InputError(f"channel={channel}: allowed are {allowed}")
+        return NAMED[channel]
+    if channel is not None and channel < 0:
+        raise InputError(f"channel={channel}: allowed is at least 0")
+    return channel or 0
+
+
+def take_channel(samples: np.ndarray, channel: Channel) -> np.ndarray:
+    """The channel (T,) of samples (T, C), as they are stored; w1: of both, as float32.
+
+    w1 of fewer than LEAST_SAMPLES is the near channel as it is.
+    """
+    if channel != "w1":
+        return samples[:, last_channel(channel)]
+    near, far = np.asarray(samples[:, :2], np.float32).T
+    return subtract_far(near, far) if len(near) >= LEAST_SAMPLES else near
 
 
 def subtract_far(near: np.ndarray, far: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from tqdm import tqdm
 
 from unlabeledasd.audio import AudioFile
+from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.decisions import decision_threshold, percentile
 from unlabeledasd.detection.conformal import conformal_threshold, p_values
 from unlabeledasd.detection.recordings import array_blocks, read_blocks, windows
@@ -54,7 +55,7 @@ class Detector:
     machines: dict[str, MachineScorers]
     sample_rate: int
     n_samples: int
-    channel: int | None = None
+    channel: Channel = None
     alarm_rate: float | None = None
 
     def score_file(
@@ -62,7 +63,7 @@ class Detector:
         path: str | Path,
         machine: str | None = None,
         hop_seconds: float | None = None,
-        channel: int | None = None,
+        channel: Channel = None,
     ) -> float:
         """The anomaly score of an audio file of any sample rate and length.
 
@@ -76,7 +77,7 @@ class Detector:
         sample_rate: float,
         machine: str | None = None,
         hop_seconds: float | None = None,
-        channel: int | None = None,
+        channel: Channel = None,
     ) -> float:
         """The anomaly score of samples (T,) or (T, channels): float in [-1, 1], int16 or int32.
 
@@ -90,7 +91,7 @@ class Detector:
         path: str | Path,
         machine: str | None = None,
         hop_seconds: float | None = None,
-        channel: int | None = None,
+        channel: Channel = None,
     ) -> pd.DataFrame:
         """The score over time of an audio file: a row per window, columns as of `curve`.
 
@@ -113,7 +114,7 @@ class Detector:
         sample_rate: float,
         machine: str | None = None,
         hop_seconds: float | None = None,
-        channel: int | None = None,
+        channel: Channel = None,
     ) -> pd.DataFrame:
         """The score over time of samples, as `score` takes them: a row per window.
 

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, clone
 
+from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.detection.conformal import least_scores
 from unlabeledasd.detection.recordings import read_blocks, windows
 from unlabeledasd.detection.survey import Facts, measured
@@ -91,9 +92,7 @@ def read_learned(run: Run) -> Learned:
     return learned
 
 
-def embed_recording(
-    facts: Facts, extractor: Any, sample_rate: int, channel: int | None
-) -> np.ndarray:
+def embed_recording(facts: Facts, extractor: Any, sample_rate: int, channel: Channel) -> np.ndarray:
     """Embeddings (W, ...) of the windows of a recording, as a Detector takes them.
 
     Notes, level and clipping go into `facts`. InputError for what cannot be read to its end.

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.detection.learning import kept_file, read_learned
 from unlabeledasd.detection.recordings import read_blocks, windows
 from unlabeledasd.errors import InputError
@@ -45,7 +46,7 @@ class NormalClips:
 
 
 def window_at(
-    path: Path, start: int, sample_rate: int, length: int, hop: int, channel: int | None
+    path: Path, start: int, sample_rate: int, length: int, hop: int, channel: Channel
 ) -> np.ndarray:
     """The window (length,) of a recording that begins at sample `start`, as a Detector cuts it."""
     every = windows(read_blocks(path, sample_rate, channel), length, hop)
@@ -55,7 +56,7 @@ def window_at(
     raise InputError(f"{path}: no window at sample {start}")
 
 
-def first_window(path: Path, sample_rate: int, length: int, channel: int | None) -> np.ndarray:
+def first_window(path: Path, sample_rate: int, length: int, channel: Channel) -> np.ndarray:
     """The first window of a normal clip, in one line where the clip is no longer there."""
     if not path.is_file():
         raise InputError(f"{path}: the nearest normal clip is not there any more")

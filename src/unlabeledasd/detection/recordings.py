@@ -11,15 +11,17 @@ import soxr
 
 from unlabeledasd.audio import AudioFile
 from unlabeledasd.audio.levels import Levels, check_values, length_notes
+from unlabeledasd.audio.two_channels import Channel, last_channel, take_channel
 from unlabeledasd.errors import InputError
 from unlabeledasd.waveforms import fit_length
 
 BLOCK_SECONDS = 10
+W1_SECONDS = 60  # a clip is one block, as in training; a longer recording has a filter for each
 RATES = (1_000, 1_000_000)  # Hz
 
 
 def read_blocks(
-    path: Path, sample_rate: int, channel: int | None = None, notes: list[str] | None = None
+    path: Path, sample_rate: int, channel: Channel = None, notes: list[str] | None = None
 ) -> Iterator[np.ndarray]:
     """Blocks (T,) float32, full scale 1.0, at `sample_rate`, resampled by soxr: the recording.
 
@@ -27,9 +29,11 @@ def read_blocks(
     notes: gets what a user should know of the score, when the last block was read.
     """
     with AudioFile(path) as file:
-        if channel is not None and not 0 <= channel < file.channels and file.channels > 1:
+        named = isinstance(channel, str)
+        if last_channel(channel) >= file.channels and (named or file.channels > 1):
+            counted = "two are needed" if named else "from 0"
             raise InputError(
-                f"{path}: {file.channels} channels, but channel {channel} is asked for (from 0)"
+                f"{path}: {file.channels} channels, but channel {channel} is asked for ({counted})"
             )
         if not RATES[0] <= file.sample_rate <= RATES[1]:
             allowed = f"allowed are {RATES[0]:,} to {RATES[1]:,}"
@@ -37,9 +41,10 @@ def read_blocks(
         is_mean = channel is None and file.channels > 1
         levels, place = Levels(), 0
         resampler = soxr.ResampleStream(file.sample_rate, sample_rate, 1, dtype="float32")
-        for block in file.blocks(BLOCK_SECONDS * file.sample_rate):
+        seconds = W1_SECONDS if channel == "w1" else BLOCK_SECONDS
+        for block in file.blocks(seconds * file.sample_rate):
             one = channel if file.channels > 1 else 0
-            wave = block.mean(axis=1) if is_mean else np.ascontiguousarray(block[:, one])
+            wave = block.mean(axis=1) if is_mean else np.ascontiguousarray(take_channel(block, one))
             with file.explained():
                 check_values(wave, place)
             place += len(wave)
@@ -53,7 +58,7 @@ def read_blocks(
 
 
 def array_blocks(
-    samples: np.ndarray, rate: float, sample_rate: int, channel: int | None = None
+    samples: np.ndarray, rate: float, sample_rate: int, channel: Channel = None
 ) -> Iterator[np.ndarray]:
     """Samples (T,) or (T, channels) at `rate` as one block (T',) float32 at `sample_rate`.
 
@@ -70,10 +75,12 @@ def array_blocks(
         raise InputError(f"samples of dtype {samples.dtype}: expected float, int16 or int32")
     if samples.ndim == 2:
         count = samples.shape[1]
-        if channel is not None and count > 1 and not 0 <= channel < count:
+        if last_channel(channel) >= count and (count > 1 or isinstance(channel, str)):
             raise InputError(f"samples of {count} channels, but channel={channel} (from 0)")
         one = 0 if count == 1 else channel
-        samples = samples.mean(axis=1) if one is None else samples[:, one]
+        samples = samples.mean(axis=1) if one is None else take_channel(samples, one)
+    elif isinstance(channel, str) and last_channel(channel):
+        raise InputError(f"samples of one channel, but channel={channel}")
     if not np.isfinite(samples).all():
         raise InputError("samples: not all of them are finite numbers")
     wave = np.ascontiguousarray(samples, dtype=np.float32)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from unlabeledasd import evaluation
+from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import file_hash
 from unlabeledasd.pseudo.pretrained import Cnn14, OpenL3Net
@@ -50,7 +51,7 @@ class Embedder:
         self,
         root: Path,
         paths: list[str],
-        channel: int | None = None,
+        channel: Channel = None,
         device: str | torch.device = "cpu",
     ) -> np.ndarray:
         """Embeddings (N, D) float32 of the clips `root/path`, in the order of `paths`."""

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.data import Sampler
 
+from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.data import ClipBatches, ClipDataset, tiled_window
 from unlabeledasd.errors import InputError, check_range
 from unlabeledasd.modules import MakeOptimizer
@@ -85,7 +86,7 @@ class TripletDataModule(ClipBatches):
         table: pd.DataFrame,
         machine: str,
         n_samples: int,
-        channel: int | None = None,
+        channel: Channel = None,
         batch_size: int = 64,
         num_workers: int = 0,
         cache_gb: float = 8.0,
