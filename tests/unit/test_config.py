@@ -282,4 +282,4 @@ def test_machines(dataset, development, evaluation, unlabeled):
     assert len(set(machines)) == len(machines)
     assert len(config.unlabeled) == unlabeled
     assert set(config.unlabeled) <= set(machines)
-    assert config.channel == (0 if dataset == "dcase2026" else None)
+    assert config.channel == ("near" if dataset == "dcase2026" else None)
