@@ -20,8 +20,6 @@ operation. A recording that cannot be read is reported, the others are used, the
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -31,6 +29,7 @@ import yaml
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from reporting.lines import Tally, reported
 from settings.build import CONFIG_PATH, build
 from unlabeledasd.audio import AudioFile
 from unlabeledasd.audio.clip_names import UNKNOWN
@@ -41,12 +40,13 @@ from unlabeledasd.detection.learning import (
     assign_roles,
     calibrate,
     embed_recording,
+    kept_file,
     promise,
     read_learned,
     write_learned,
 )
 from unlabeledasd.detection.survey import Facts, choose_seconds, machine_name, stated_by, summary
-from unlabeledasd.errors import InputError, check_range, one_line, one_line_errors, printable
+from unlabeledasd.errors import InputError, check_range, one_line_errors
 from unlabeledasd.files import write_text
 from unlabeledasd.runs.folder import Run
 
@@ -55,38 +55,17 @@ SCORER = "standardized_domain_z"
 RATE = 16000  # Hz at most, unless --sample-rate says another
 
 
-class Problems:
-    """What could not be used, reported and counted."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, error: object) -> None:
-        self.count += 1
-        tqdm.write(printable(f"error: {error}"), file=sys.stderr)
-
-    @contextmanager
-    def reported(self, path: object) -> Iterator[None]:
-        """Whatever happens with one recording is reported, so that the others are used."""
-        try:
-            yield
-        except InputError as error:
-            self.add(error)
-        except Exception as error:
-            self.add(f"{path}: cannot be used ({type(error).__name__}: {one_line(error)})")
-
-
-def find(options: argparse.Namespace, problems: Problems) -> list[Facts]:
+def find(options: argparse.Namespace, problems: Tally) -> list[Facts]:
     """The recordings to learn from, by their headers."""
     inbox, copies, facts, tested = look(options.recordings), Copies(), [], 0
     for error in inbox.unreadable:
-        problems.add(error)
+        problems.fail(error)
     for recording in tqdm(inbox.recordings, desc="looking", unit="file", leave=False, disable=None):
         path = recording.path
         if (machine := machine_name(recording, options.machine)) is None:
             tested += 1
             continue
-        with problems.reported(path):
+        with reported(problems, path):
             with AudioFile(path) as file:
                 seconds = file.frames / file.sample_rate
                 found = Facts(str(path), machine, seconds, file.sample_rate, file.channels)
@@ -122,12 +101,12 @@ def make_config(facts: list[Facts], options: argparse.Namespace) -> dict:
     return {**plain, "alarm_rate": options.alarm_rate}
 
 
-def embed(facts: list[Facts], config: dict, problems: Problems) -> tuple[pd.DataFrame, np.ndarray]:
+def embed(facts: list[Facts], config: dict, problems: Tally) -> tuple[pd.DataFrame, np.ndarray]:
     """(recording and machine of every window, embeddings (N, ...)) of what can be read."""
     extractor = build(OmegaConf.create(config["model"]["extractor"])).eval()
     dataset, rows, parts = config["dataset"], [], []
     for one in tqdm(facts, desc="learning", unit="file", leave=False, disable=None):
-        with problems.reported(one.recording):
+        with reported(problems, one.recording):
             found = embed_recording(one, extractor, dataset["sample_rate"], dataset["channel"])
             parts.append(found)
             rows += [(one.recording, one.machine)] * len(found)
@@ -153,18 +132,19 @@ def write(run: Run, config: dict, learned: Learned) -> None:
     run.done_marker.unlink(missing_ok=True)
     module = build(OmegaConf.create(config["model"]), n_classes=2)
     keep_untrained(run, module)
-    ((_, node),) = config["scorer"].items()
-    scores = calibrate(learned, build(OmegaConf.create(node)), run)
-    write_learned(run, learned)
+    write_learned(run, learned)  # what follows can be made again from it
     text = yaml.safe_dump(config, sort_keys=False)
     write_text(run.config, text)
+    ((_, node),) = config["scorer"].items()
+    scores = calibrate(learned, build(OmegaConf.create(node)), run)
     run.mark_done(hashlib.sha256(text.encode()).hexdigest())
     report(learned, scores, config["alarm_rate"])
 
 
-def learn(options: argparse.Namespace, problems: Problems) -> Run:
+def learn(options: argparse.Namespace, problems: Tally) -> Run:
     run = Run(options.out)
-    if run.config.is_file():
+    interrupted = kept_file(run).is_file() and not run.is_done
+    if run.config.is_file() and not interrupted:
         raise InputError(f"--out {run.folder}: exists; --add adds to it, or name another folder")
     least_scores(options.alarm_rate)  # checks the rate before anything is read
     facts = find(options, problems)
@@ -190,9 +170,13 @@ def with_roles(table: pd.DataFrame, embedding: np.ndarray, rate: float, batch: i
     return Learned(roles, embedding).where((roles.role != "gap").to_numpy())
 
 
-def add(options: argparse.Namespace, problems: Problems) -> Run:
+def add(options: argparse.Namespace, problems: Tally) -> Run:
     run = Run(options.add)
     before, config = read_learned(run), run.read_config()
+    if not run.is_done:
+        with run.claim():
+            write(run, config, before)
+        print("an earlier call was interrupted; it is completed now")
     facts = find(options, problems)
     known = list(dict.fromkeys(before.windows.machine))
     for one in facts:
@@ -273,7 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--sample-rate", type=int, help=f"in Hz (the lowest, at most {RATE})")
     parser.add_argument("--test", type=Path, metavar="FOLDER", help="recordings of known state")
     options = parser.parse_args(arguments)
-    problems = Problems()
+    problems = Tally()
     with one_line_errors(OSError):
         if bool(options.recordings) == bool(options.undo):
             raise InputError("FOLDER_OR_FILE: needed for --out and --add, not taken by --undo")
@@ -289,10 +273,10 @@ def main(arguments: list[str] | None = None) -> None:
         run = undo(options) if options.undo else (add if options.add else learn)(options, problems)
         if options.test:
             test(run, options)
-        if problems.count:
-            print(f"{problems.count} recordings could not be used, see above", file=sys.stderr)
+        if problems.failed:
+            print(f"{problems.failed} recordings could not be used, see above", file=sys.stderr)
         print(f"detector: {run.folder}; python src/score.py {run.folder} RECORDING")
-    sys.exit(int(problems.count > 0))
+    sys.exit(int(problems.failed > 0))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def reported(tally: Tally, path: Path) -> Iterator[None]:
     except InputError as error:
         tally.fail(error)
     except Exception as error:  # one file must not end a batch, or a watch that runs for months
-        tally.fail(f"{path}: cannot be scored ({type(error).__name__}: {one_line(error)})")
+        tally.fail(f"{path}: cannot be used ({type(error).__name__}: {one_line(error)})")
 
 
 def as_line(result: dict, form: str) -> str:

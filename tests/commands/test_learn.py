@@ -157,6 +157,23 @@ def test_add_and_undo(detector, tmp_path, monkeypatch, capsys):
     assert "nothing was added" in capsys.readouterr().err
 
 
+def test_an_interrupted_call_is_completed(detector, recordings, tmp_path, monkeypatch, capsys):
+    run = Run(detector)
+    before = run.scorers(UNTRAINED).read_bytes()
+    run.done_marker.unlink()  # as if it had been killed while it wrote
+    run.scorers(UNTRAINED).unlink()
+    assert call(monkeypatch, score, detector, recordings) == 1
+    assert "no finished run there" in capsys.readouterr().err
+    assert call(monkeypatch, learn, recordings, "--add", detector) == 1
+    output = capsys.readouterr()
+    assert "an earlier call was interrupted; it is completed now" in output.out
+    assert "the detector has learned it already" in output.err
+    assert run.is_done
+    assert run.scorers(UNTRAINED).read_bytes() == before
+    run.done_marker.unlink()
+    assert call(monkeypatch, learn, recordings, "--out", detector) == 0
+
+
 def test_one_long_recording(tmp_path, monkeypatch, capsys):
     write(tmp_path / "pump", "long.wav", sound(1, seconds=60))
     assert call(monkeypatch, learn, tmp_path / "pump", "--out", tmp_path / "d", "--seconds", 1) == 0

@@ -443,7 +443,7 @@ def test_whatever_one_recording_raises_the_others_are_scored(run, tmp_path, monk
     done = call(score, run.folder, tmp_path / "fan")
     assert done.returncode == 1
     assert [line[-5:] for line in done.stdout.splitlines()] == ["a.wav", "c.wav"]
-    assert "fan/b.wav: cannot be scored (RuntimeError: an error of two lines)" in done.stderr
+    assert "fan/b.wav: cannot be used (RuntimeError: an error of two lines)" in done.stderr
 
 
 def test_one_bad_normal_recording_is_reported(run, tmp_path):
