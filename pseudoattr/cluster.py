@@ -20,6 +20,7 @@ import pandas as pd
 from hydra.core.hydra_config import HydraConfig
 from joblib import Parallel, delayed
 from omegaconf import DictConfig, OmegaConf
+from sklearn.base import BaseEstimator
 
 from settings.build import CONFIG_PATH, build, launch, report_errors
 from settings.check import check_config
@@ -29,7 +30,7 @@ from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_csv, write_json
 from unlabeledasd.labels import class_names
 from unlabeledasd.pseudo.cluster_map import draw_map
-from unlabeledasd.pseudo.clustering import DOMAINS, PseudoLabeler, agreement
+from unlabeledasd.pseudo.clustering import DOMAINS, agreement
 from unlabeledasd.pseudo.embeddings import embeddings_made_by, read_embeddings
 from unlabeledasd.pseudo.label_file import PseudoLabels, fingerprint, true_attributes
 from unlabeledasd.runs.folder import writing_alone
@@ -151,7 +152,7 @@ def cluster_machine(
     clips: pd.DataFrame,
     embedding: np.ndarray,
     others: np.ndarray | None,
-    labeler: PseudoLabeler,
+    labeler: BaseEstimator,
     key: dict,
 ) -> str:
     """Write clusters.csv, criterion.csv and map.png of a machine; last, what they were made
@@ -161,6 +162,7 @@ def cluster_machine(
     x, y = labeler.map_.T
     result = clips[["path", "domain", "true_attribute"]].assign(cluster=labeler.labels_, x=x, y=y)
     write_csv(folder / "clusters.csv", result)
+    criterion = labeler.get_params().get("criterion", "none")  # the number was given
     curve = [
         (domain, n, value)
         for domain in DOMAINS
@@ -168,7 +170,7 @@ def cluster_machine(
     ]
     write_csv(
         folder / "criterion.csv",
-        pd.DataFrame(curve, columns=["domain", "n_components", labeler.criterion]),
+        pd.DataFrame(curve, columns=["domain", "n_components", criterion]),
     )
     draw_map(folder / "map.png", result, f"{folder.name}, {folder.parent.name}")
     write_json(folder / DONE, key)

@@ -47,11 +47,15 @@ def main(config: DictConfig) -> None:
         embed_missing(config, root, table, weights)
 
 
-def weights_of(config: DictConfig, machine: str) -> Path:
-    """The file whose weights embed `machine`: the teacher's checkpoint or the user's download."""
+def weights_of(config: DictConfig, machine: str) -> Path | None:
+    """The file whose weights embed `machine`: the teacher's checkpoint or the user's download.
+
+    None for an embedder without weights.
+    """
     if teacher := config.source.teacher:
         return Run(teacher.run.replace("<machine>", machine)).checkpoint(teacher.epoch)
-    return Path(config.source.embedder.weights)
+    weights = config.source.embedder.get("weights")
+    return Path(weights) if weights else None
 
 
 def require_teachers(config: DictConfig, weights: dict[str, Path]) -> None:
@@ -91,11 +95,12 @@ def training_command(config: DictConfig) -> str:
 
 
 def embed_missing(
-    config: DictConfig, root: Path, table: pd.DataFrame, weights: dict[str, Path]
+    config: DictConfig, root: Path, table: pd.DataFrame, weights: dict[str, Path | None]
 ) -> None:
     """Embed what does not exist, or is of other weights, clips or settings; weights: of each
     machine."""
-    digests = {file: file_hash(file) if file.is_file() else None for file in set(weights.values())}
+    files = set(weights.values())
+    digests = {file: file_hash(file) if file and file.is_file() else None for file in files}
     todo = []
     for machine, file in weights.items():
         for split in ("train", "test") if config.fit_on == "all" else ("train",):
@@ -122,7 +127,7 @@ def how(config: DictConfig) -> dict:
     return {**{key: value for key, value in embedder if key not in ("weights", "md5")}, **settings}
 
 
-def embed(config: DictConfig, root: Path, todo: list, weights: dict[str, Path]) -> None:
+def embed(config: DictConfig, root: Path, todo: list, weights: dict[str, Path | None]) -> None:
     """Write the embeddings (N, D) of each (machine, paths, file, made_by)."""
     from unlabeledasd.waveforms import check_clips
 

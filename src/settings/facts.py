@@ -101,8 +101,8 @@ class Facts:
         if source.get("teacher"):
             return ""
         if embedder := source.get("embedder"):
-            weights = Path(self.weights or embedder.weights)
-            if self.check and not weights.is_file():
+            weights = Path(self.weights or embedder.get("weights") or "")
+            if self.check and "weights" in embedder and not weights.is_file():
                 return (
                     f"{weights}: no such file; pseudoattr/README.md says where its weights are from"
                 )

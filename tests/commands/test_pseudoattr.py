@@ -384,3 +384,19 @@ def test_hidden_attributes_need_the_official_lists(
     assert call(cluster, monkeypatch, *arguments) == 0
     labels = PseudoLabels.load(tmp_path / "label/tiny/gt/labels.json")
     assert set(labels.clips.values()) == {"fan-source-load_3", "pump-source-load_3"}
+
+
+def test_labels_from_spectra_by_another_clustering(settings, tmp_path, monkeypatch, capsys):
+    """No teacher, no weights; three clusters are asked for, so there is no criterion."""
+    given = ("labeler=agglomerative", "labeler.n_source=3", "labeler.n_target=1")
+    assert call(embed, monkeypatch, *settings("spectral")) == 0
+    assert call(cluster, monkeypatch, *settings("spectral", *given)) == 0
+    folder = tmp_path / "label/tiny/spectral"
+    labels = json.loads((folder / "labels.json").read_text())
+    assert labels["settings"]["labeler"]["clustering"] == "agglomerative"
+    clusters = pd.read_csv(folder / "fan/clusters.csv")
+    assert clusters.groupby("domain").cluster.nunique().to_dict() == {"source": 3, "target": 1}
+    assert pd.read_csv(folder / "fan/criterion.csv").empty
+    assert (folder / "fan/map.png").is_file()
+    assert call(cluster, monkeypatch, *settings("spectral", "labeler=kmean")) == 1
+    assert "Could not find 'labeler/kmean'" in capsys.readouterr().err

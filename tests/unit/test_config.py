@@ -40,7 +40,7 @@ def test_dataset_and_method(dataset, method):
 @pytest.mark.parametrize(("group", "name"), GROUPS)
 def test_every_other_file(group, name):
     package = "@model.loss" if group == "loss" else ""
-    plus = "+" if group == "embedder" else ""  # training takes none
+    plus = "+" if group in ("embedder", "labeler") else ""  # training takes none
     choice = f"{plus}{group}{package}={name}"
     of_encoders = {"untrained": "spectral_logmel", "adaptation": "beats_lora"}
     # otherwise the method that sets the least besides its model

@@ -1,4 +1,4 @@
-"""Embedders of clips for pseudo-labels: PANNs, OpenL3, and any finished run of this project.
+"""Embedders of clips for pseudo-labels: PANNs, OpenL3, spectra, and any finished run.
 
 All have `embedder.embed(root, paths, channel, device)`. Making an embedder reads its weights, which
 the user downloads (pseudoattr/README.md); nothing is fetched.
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from unlabeledasd import evaluation
 from unlabeledasd.audio.two_channels import Channel
+from unlabeledasd.encoders.spectral import LogMelStatistics
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import file_hash
 from unlabeledasd.pseudo.pretrained import Cnn14, OpenL3Net
@@ -110,6 +111,32 @@ class OpenL3(Embedder):
         make = partial(OpenL3Net, hop_seconds, windows_at_once)
         network = load_weights(make, Path(weights), OPENL3_SOURCE, md5)
         super().__init__(Resampled(network, clip_seconds, sample_rate), "OpenL3", batch_size=1)
+
+
+class Spectral(Embedder):
+    """Mean and standard deviation over time of a mel spectrogram in dB, 256 dimensions, no weights.
+
+    level_removed: subtract the clip's mean level, so that loudness does not count.
+    """
+
+    def __init__(
+        self, clip_seconds: float = 18, sample_rate: int = 16000, level_removed: bool = True
+    ):
+        statistics = LogMelStatistics(
+            level_removed=level_removed, clip_seconds=clip_seconds, sample_rate=sample_rate
+        )
+        super().__init__(WithoutAnchors(statistics), "spectra")
+
+
+class WithoutAnchors(nn.Module):
+    """A spectral embedding as one vector (B, D), without the constant in front of each band."""
+
+    def __init__(self, spectra: LogMelStatistics):
+        super().__init__()
+        self.spectra, self.n_samples = spectra, spectra.n_samples
+
+    def forward(self, wave: Tensor) -> tuple[Tensor]:
+        return (self.spectra(wave)[0][:, :, 1:].flatten(1),)
 
 
 class OwnModel(Embedder):
