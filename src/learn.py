@@ -68,7 +68,8 @@ def find(options: argparse.Namespace, problems: Tally) -> list[Facts]:
         with reported(problems, path):
             with AudioFile(path) as file:
                 seconds = file.frames / file.sample_rate
-                found = Facts(str(path), machine, seconds, file.sample_rate, file.channels)
+                place = str(path.absolute())
+                found = Facts(place, machine, seconds, file.sample_rate, file.channels)
             if stated_by(path, machine) == "anomaly":
                 raise InputError(f"{path}: named as an anomaly; a detector learns normal sound")
             if seconds == 0:
@@ -158,16 +159,23 @@ def learn(options: argparse.Namespace, problems: Tally) -> Run:
         f"method {METHOD}, scorer {SCORER}"
     )
     table, embedding = embed(facts, config, problems)
-    learned = with_roles(table, embedding, options.alarm_rate, batch=0)
+    learned = with_roles(table, embedding, options.alarm_rate, problems)
     with run.claim():
         write(run, config, learned)
     return run
 
 
-def with_roles(table: pd.DataFrame, embedding: np.ndarray, rate: float, batch: int) -> Learned:
-    parts = [assign_roles(rows, rate) for _, rows in table.groupby("machine", sort=False)]
-    roles = pd.concat(parts).loc[table.index].assign(batch=batch)
-    return Learned(roles, embedding).where((roles.role != "gap").to_numpy())
+def with_roles(table: pd.DataFrame, embedding: np.ndarray, rate: float, problems: Tally) -> Learned:
+    """Of the machines that have enough recordings; another one does not end the rest."""
+    parts = []
+    for machine, rows in table.groupby("machine", sort=False):
+        with reported(problems, machine):
+            parts.append(assign_roles(rows, rate))
+    if not parts:
+        raise InputError("no machine has enough recordings, see above")
+    roles = pd.concat(parts).sort_index().assign(batch=0)
+    learned = Learned(roles.reset_index(drop=True), embedding[roles.index])
+    return learned.where((learned.windows.role != "gap").to_numpy())
 
 
 def add(options: argparse.Namespace, problems: Tally) -> Run:
@@ -274,7 +282,7 @@ def main(arguments: list[str] | None = None) -> None:
         if options.test:
             test(run, options)
         if problems.failed:
-            print(f"{problems.failed} recordings could not be used, see above", file=sys.stderr)
+            print(f"{problems.failed} could not be used, see above", file=sys.stderr)
         print(f"detector: {run.folder}; python src/score.py {run.folder} RECORDING")
     sys.exit(int(problems.failed > 0))
 

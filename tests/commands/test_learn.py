@@ -119,7 +119,7 @@ def test_what_recorders_write(tmp_path, monkeypatch, capsys):
     for problem in ("half.wav: truncated", "text.wav: cannot be read", "named as an anomaly"):
         assert output.err.count(problem) == 1
     assert "c1.flac: the same recording as" in output.err
-    assert "4 recordings could not be used, see above" in output.err
+    assert "4 could not be used, see above" in output.err
     assert load(tmp_path / "d").sample_rate == RATE
 
 
@@ -182,6 +182,17 @@ def test_one_long_recording(tmp_path, monkeypatch, capsys):
     assert windows.role.value_counts().to_dict() == {"reference": 87, "calibration": 30}
     # the 119 windows begin every 0.5 s: two between the parts are left out
     assert windows.unit[windows.role == "calibration"].iloc[0].endswith("@89")
+
+
+def test_a_machine_with_too_few_recordings_does_not_end_the_others(
+    recordings, tmp_path, monkeypatch, capsys
+):
+    shutil.copytree(recordings, tmp_path / "all/pump")
+    write(tmp_path / "all/fan", "only.wav", sound(600))
+    assert call(monkeypatch, learn, tmp_path / "all", "--out", tmp_path / "d") == 1
+    output = capsys.readouterr()
+    assert "error: fan: 1 recordings" in output.err
+    assert list(load(tmp_path / "d").machines) == ["pump"]
 
 
 def test_few_recordings_are_scored_without_themselves(tmp_path, monkeypatch, capsys):
