@@ -80,8 +80,12 @@ def test_clips_that_changed_since_the_run_began(tmp_path, monkeypatch, capsys):
     make_machine(tmp_path / "tiny/all/raw/fan", 100)
     arguments = tiny(tmp_path, tmp_path / "results", "score_epochs=[1]")
     assert call(train, monkeypatch, *arguments) == 0
-    Run(tmp_path / "results/tiny/na_1024_1").done_marker.unlink()
+    run = Run(tmp_path / "results/tiny/na_1024_1")
+    run.done_marker.unlink()
     write_wav(tmp_path / "tiny/all/raw/fan/train/section_00_source_train_normal_0099_speed_3.wav")
+    assert call(train, monkeypatch, *arguments) == 1
+    assert "fan/train 8 now, 7 before" in capsys.readouterr().err
+    run.contents.unlink()  # as a run that was begun before these were kept
     assert call(train, monkeypatch, *arguments) == 1
     assert "labels.json: differs from the labels of the clips now" in capsys.readouterr().err
 

@@ -31,9 +31,9 @@ from unlabeledasd.scorers.references import Knn, ReferenceScorer
 from unlabeledasd.scorers.smote import Smote, interpolate
 from unlabeledasd.scoring import TargetKmeansCos
 
-# test_standardized has the others
+# test_standardized and test_views have the others
 FILES = sorted(file.stem for file in (ROOT / "src/config/scorer").glob("*.yaml"))
-NAMES = [name for name in FILES if not name.startswith(("standardized_", "beam"))]
+NAMES = [name for name in FILES if not name.startswith(("standardized_", "beam", "views"))]
 BEYOND = [name for name in NAMES if name != "target_kmeans_cos"]
 EPS = 1e-12
 
@@ -146,7 +146,8 @@ def floored(scales: list[float]) -> list[float]:
 def assert_close(found, expected) -> None:
     """A b or a scale of 0 turns the rounding of a distance, 1e-16, into 1e-4."""
     huge = np.max(np.abs(expected)) > 1e6
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-2 if huge else 1e-8)
+    rtol, atol = (1e-3, 1e-2) if huge else (1e-5, 1e-8)
+    np.testing.assert_allclose(found, expected, rtol=rtol, atol=atol)
 
 
 @st.composite

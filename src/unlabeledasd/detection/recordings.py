@@ -30,7 +30,8 @@ def read_blocks(
     """
     with AudioFile(path) as file:
         named = isinstance(channel, str)
-        if last_channel(channel) >= file.channels and (named or file.channels > 1):
+        last = channel if isinstance(channel, int) else last_channel(channel)
+        if not 0 <= last < file.channels and (named or file.channels > 1):
             counted = "two are needed" if named else "from 0"
             raise InputError(
                 f"{path}: {file.channels} channels, but channel {channel} is asked for ({counted})"
@@ -75,7 +76,8 @@ def array_blocks(
         raise InputError(f"samples of dtype {samples.dtype}: expected float, int16 or int32")
     if samples.ndim == 2:
         count = samples.shape[1]
-        if last_channel(channel) >= count and (count > 1 or isinstance(channel, str)):
+        last = channel if isinstance(channel, int) else last_channel(channel)
+        if not 0 <= last < count and (count > 1 or isinstance(channel, str)):
             raise InputError(f"samples of {count} channels, but channel={channel} (from 0)")
         one = 0 if count == 1 else channel
         samples = samples.mean(axis=1) if one is None else take_channel(samples, one)
