@@ -218,17 +218,23 @@ def undo(options: argparse.Namespace) -> Run:
 
 
 def test(run: Run, options: argparse.Namespace) -> None:
-    """AUC of each machine on recordings whose folders or names state normal or anomaly."""
+    """AUC of each machine on recordings whose folders or names state normal or anomaly.
+
+    Those that were learned are left out.
+    """
     from sklearn.metrics import roc_auc_score
 
     from unlabeledasd.detection import load
 
     detector, rows = load(run.folder), []
+    learned = set(read_learned(run).windows.recording)
     names = list(detector.machines)
     for recording in tqdm(
         look([options.test]).recordings, desc="testing", leave=False, disable=None
     ):
         path = recording.path
+        if str(path.absolute()) in learned:
+            continue
         named = [name for name in path.parts if name in names]
         machine = options.machine or (named or names)[-1]
         condition = stated_by(path, machine)

@@ -217,7 +217,8 @@ def test_few_recordings_are_scored_without_themselves(tmp_path, monkeypatch, cap
 def test_a_folder_per_machine_and_known_states(tmp_path, monkeypatch, capsys):
     for machine in ("fan", "pump"):
         for i in range(14):
-            write(tmp_path / "all" / machine / "train", f"{i}.wav", sound(i + 50 * len(machine)))
+            folder = tmp_path / "all" / machine / "train"
+            write(folder, f"normal_{i}.wav", sound(i + 50 * len(machine)))
         write(tmp_path / "all" / machine / "test", "anomaly_0.wav", sound(7, tone_hz=2000))
         write(tmp_path / "all" / machine / "test", "normal_0.wav", sound(1000 + len(machine)))
     arguments = (tmp_path / "all", "--out", tmp_path / "d", "--test", tmp_path / "all")
