@@ -37,6 +37,7 @@ from unlabeledasd.detection.conformal import false_alarms, least_scores
 from unlabeledasd.detection.inbox import SUFFIXES, Copies, look
 from unlabeledasd.detection.learning import (
     Learned,
+    Rows,
     assign_roles,
     calibrate,
     embed_recording,
@@ -105,16 +106,16 @@ def make_config(facts: list[Facts], options: argparse.Namespace) -> dict:
 def embed(facts: list[Facts], config: dict, problems: Tally) -> tuple[pd.DataFrame, np.ndarray]:
     """(recording and machine of every window, embeddings (N, ...)) of what can be read."""
     extractor = build(OmegaConf.create(config["model"]["extractor"])).eval()
-    dataset, rows, parts = config["dataset"], [], []
+    dataset, rows, embedding = config["dataset"], [], Rows()
     for one in tqdm(facts, desc="learning", unit="file", leave=False, disable=None):
         with reported(problems, one.recording):
             found = embed_recording(one, extractor, dataset["sample_rate"], dataset["channel"])
-            parts.append(found)
+            embedding.add(found)
             rows += [(one.recording, one.machine)] * len(found)
     if not rows:
         raise InputError("no recording could be used")
     print(*summary([one for one in facts if not np.isnan(one.level_db)]), sep="\n")
-    return pd.DataFrame(rows, columns=["recording", "machine"]), np.concatenate(parts)
+    return pd.DataFrame(rows, columns=["recording", "machine"]), embedding.array
 
 
 def report(learned: Learned, scores: dict[str, np.ndarray], rate: float) -> None:

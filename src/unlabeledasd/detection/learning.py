@@ -67,6 +67,32 @@ class Learned(NamedTuple):
         return self.where((self.windows.batch.astype(int) < self.batches - 1).to_numpy())
 
 
+class Rows:
+    """Arrays (n, ...) below each other, in one piece of memory that doubles where it is full.
+
+    A list of many small arrays costs more than they need: each lies among the memory that the
+    network used meanwhile, and keeps the allocator from using it as one piece again.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.memory: np.ndarray | None = None
+
+    def add(self, rows: np.ndarray) -> None:
+        end = self.count + len(rows)
+        if self.memory is None or end > len(self.memory):
+            larger = np.empty((2 * end, *rows.shape[1:]), rows.dtype)
+            if self.memory is not None:
+                larger[: self.count] = self.array
+            self.memory = larger
+        self.memory[self.count : end] = rows
+        self.count = end
+
+    @property
+    def array(self) -> np.ndarray:
+        return np.empty(0) if self.memory is None else self.memory[: self.count]
+
+
 def kept_file(run: Run) -> Path:
     return run.all / "learned.npz"
 
@@ -101,11 +127,11 @@ def embed_recording(facts: Facts, extractor: Any, sample_rate: int, channel: Cha
 
     one = None if facts.channels == 1 else channel
     blocks = measured(read_blocks(Path(facts.recording), sample_rate, one, facts.notes), facts)
-    pieces, found = windows(blocks, extractor.n_samples, extractor.n_samples // 2), []
+    pieces, found = windows(blocks, extractor.n_samples, extractor.n_samples // 2), Rows()
     while batch := [wave for _, wave in islice(pieces, BATCH)]:
         with torch.inference_mode():
-            found.append(extractor(torch.from_numpy(np.stack(batch)))[0].numpy())
-    return np.concatenate(found)
+            found.add(extractor(torch.from_numpy(np.stack(batch)))[0].numpy())
+    return found.array
 
 
 def assign_roles(table: pd.DataFrame, rate: float, seed: int = 0) -> pd.DataFrame:
