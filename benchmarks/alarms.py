@@ -1,12 +1,13 @@
 """Is the alarm rate that src/learn.py promises kept? By random splits of what a detector learned.
 
   python src/learn.py FOLDER --out DETECTOR
-  python benchmarks/alarms.py DETECTOR [--splits 20] [--rates "0.1 0.05 0.01"]
+  python benchmarks/alarms.py DETECTOR [--splits 20] [--rates "0.1 0.05 0.01"] [--windows]
 
 In each split a quarter of a machine's recordings plays what comes later; the others are references
 and calibration as src/learn.py divides them. Columns: the promise; the share of the later
 recordings that were alarms, the mean over the splits with the 95 % interval of that mean (of a
-normal distribution); the least and the most of a split.
+normal distribution; splits share recordings, so it is rather too narrow); the least and the most of
+a split. --windows: shares of single windows, as src/score.py decides on a stream.
 """
 
 import argparse
@@ -22,9 +23,11 @@ from unlabeledasd.detection.conformal import conformal_threshold
 from unlabeledasd.detection.learning import (
     Learned,
     assign_roles,
-    calibration_scores,
+    drawn,
     fit,
+    of_units,
     read_learned,
+    window_scores,
 )
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.runs.folder import Run
@@ -32,8 +35,10 @@ from unlabeledasd.runs.folder import Run
 LATER = 0.25
 
 
-def alarm_share(learned: Learned, scorer: BaseEstimator, rate: float, seed: int) -> float:
-    """Share of alarms among the later recordings of one split; learned: of one machine."""
+def alarm_share(
+    learned: Learned, scorer: BaseEstimator, rate: float, seed: int, of_windows: bool
+) -> float:
+    """Share of alarms among the later recordings, or windows, of a split of one machine's."""
     rng = np.random.default_rng(seed)
     names = rng.permutation(learned.windows.recording.unique())
     is_later = learned.windows.recording.isin(names[: round(LATER * len(names))]).to_numpy()
@@ -41,9 +46,11 @@ def alarm_share(learned: Learned, scorer: BaseEstimator, rate: float, seed: int)
     windows = assign_roles(rest.windows[["recording", "machine"]], rate, seed)
     parts, machine = Learned(windows, rest.embedding), windows.machine.iloc[0]
     fitted = fit(scorer, parts.of(machine, "reference", "both"))
-    calibration = calibration_scores(parts, machine, scorer, fitted).to_numpy()
-    scores = pd.Series(fitted.score(later.embedding), later.windows.recording).groupby(level=0)
-    return float((scores.mean() > conformal_threshold(calibration, rate)).mean())
+    known = window_scores(parts, machine, scorer, fitted)
+    scores = pd.Series(fitted.score(later.embedding), later.windows.recording)
+    calibration = drawn(known, seed) if of_windows else of_units(known)
+    scores = scores if of_windows else of_units(scores)
+    return float((scores > conformal_threshold(calibration.to_numpy(), rate)).mean())
 
 
 def main() -> None:
@@ -53,6 +60,7 @@ def main() -> None:
     parser.add_argument("detector", type=Path)
     parser.add_argument("--splits", type=int, default=20)
     parser.add_argument("--rates", default="0.1 0.05 0.01")
+    parser.add_argument("--windows", action="store_true", help="of single windows")
     parser.add_argument("--json", type=Path, help="write the table there too")
     options = parser.parse_args()
     with one_line_errors(OSError):
@@ -66,7 +74,10 @@ def main() -> None:
                 row = {"machine": machine, "promise": rate}
                 try:
                     seeds = range(options.splits)
-                    shares = [alarm_share(of_machine, scorer, rate, seed) for seed in seeds]
+                    shares = [
+                        alarm_share(of_machine, scorer, rate, seed, options.windows)
+                        for seed in seeds
+                    ]
                 except InputError as error:
                     print(error)
                     continue

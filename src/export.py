@@ -181,6 +181,8 @@ def write_checked(folder: Path, out: Path) -> str:
     detector = load_detector(folder, build=build_kept)
     arrays = {f"held_out/{name}": machine.held_out for name, machine in detector.machines.items()}
     for name, machine in detector.machines.items():
+        if machine.held_out_windows is not None:
+            arrays[f"held_out_windows/{name}"] = machine.held_out_windows
         for epoch, scorer in zip(epochs, machine.scorers, strict=True):
             learned = learned_arrays(scorer).items()
             arrays |= {f"{epoch}/{name}/{key}": value for key, value in learned}

@@ -56,18 +56,23 @@ def refer_to(detector, inbox: Inbox, tally: Tally, options: argparse.Namespace) 
     """Replace the scores of the held-out training clips by those of normal recordings."""
     if not options.normal.exists():
         raise InputError(f"--normal {options.normal}: no such folder")
-    scores: dict[str, list[float]] = {}
+    curves: dict[str, list[np.ndarray]] = {}
     for error in inbox.unreadable:
         tally.fail(error)
     for recording in tqdm(inbox.recordings, desc="normal", leave=False, disable=None):
         with reported(tally, recording.path):
             machine = find_machine(detector, recording, options)
-            score = detector.score_file(recording.path, machine, options.hop, options.channel)
-            scores.setdefault(machine, []).append(score)
-    if not scores:
+            curve = detector.curve_file(recording.path, machine, options.hop, options.channel)
+            curves.setdefault(machine, []).append(curve.score.to_numpy())
+    if not curves:
         raise InputError(f"--normal {options.normal}: no recording in it ({' '.join(SUFFIXES)})")
-    for machine, values in scores.items():
-        detector.machines[machine] = replace(detector.machines[machine], held_out=np.array(values))
+    rng = np.random.default_rng(0)
+    for machine, own in curves.items():
+        means = np.array([curve.mean() for curve in own])
+        one_each = np.array([rng.choice(curve) for curve in own])
+        detector.machines[machine] = replace(
+            detector.machines[machine], held_out=means, held_out_windows=one_each
+        )
 
 
 def find_machine(detector, recording: Recording, options: argparse.Namespace) -> str:
@@ -205,12 +210,16 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             f"--hop {options.hop}: more than 0 and at most {window:g} s, the length of a window"
         )
+    tally = Tally()
     if options.recordings == [Path("-")]:
-        return score_stream(detector, sys.stdin.buffer, options)
+        if options.normal:
+            refer_to(detector, look([options.normal]), tally, options)
+        elif detector.alarm_rate is None:
+            print_beside_bar(NO_GUARANTEE, sys.stderr)
+        return score_stream(detector, sys.stdin.buffer, options) or int(tally.failed > 0)
     options.explainer = None
     if options.explain:
         options.explainer = Explainer(detector, options.run, options.explain, options.recordings)
-    tally = Tally()
     for path in options.recordings:
         if not os.path.lexists(path):
             tally.fail(f"{path}: no such recording or folder")

@@ -56,12 +56,13 @@ def score_stream(detector, stream: BinaryIO, options: Namespace) -> int:
     """Print a JSON line for every window until the stream ends -> exit status.
 
     Its `alarm` is true while `options.alarm_of` (K/M) of the last windows are anomalous: single
-    windows err at the stated rate, several at once more rarely.
+    windows err at the stated rate, several at once more rarely. Thresholds are of single windows.
     """
     if not (found := re.fullmatch(r"(\d+)/(\d+)", options.alarm_of)) or not (
         1 <= int(found[1]) <= int(found[2])
     ):
         raise InputError(f"--alarm-of {options.alarm_of}: K/M with 1 <= K <= M, for instance 3/5")
+    detector = detector.of_windows()
     needed, last = int(found[1]), deque[bool](maxlen=int(found[2]))
     rate, channels = options.stream_rate or detector.sample_rate, options.stream_channels
     check_range("--stream-rate", rate, 1000, 1_000_000)

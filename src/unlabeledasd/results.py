@@ -4,6 +4,7 @@ A machine's folder `infer/version_<version>/` contains, for each scored epoch an
 (stem `epoch12`, ..., and `ensemble`):
 
     <stem>_{train,held_out,test}_score.csv   path, is_normal, is_target, a column AS-<...> a scorer
+    <stem>_held_out_window_score.csv         of one window of each, by src/learn.py only
     <stem>_test_result.csv                   post_process (the score column), its metrics
     <stem>_map.csv                           path, x, y: a plane of the embeddings
 

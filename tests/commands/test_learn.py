@@ -274,6 +274,56 @@ def test_a_stream(made, monkeypatch, capsys):
     ]
 
 
+@pytest.fixture(scope="module")
+def of_long_recordings(tmp_path_factory) -> Path:
+    """A detector whose calibration recordings have 7 windows each."""
+    folder = tmp_path_factory.mktemp("long")
+    for i in range(24):
+        write(folder / "pump", f"{i}.wav", sound(700 + i, seconds=4))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        arguments = (folder / "pump", "--out", folder / "d", "--seconds", 1)
+        assert call(monkeypatch, learn, *arguments) == 0
+    return folder / "d"
+
+
+def test_a_stream_is_decided_by_single_windows(of_long_recordings, monkeypatch, capsys):
+    detector = load(of_long_recordings)
+    windows = detector.of_windows().machines["pump"].held_out
+    file = find_csv(Run(of_long_recordings), "pump", UNTRAINED, "held_out_window_score")
+    recordings = read_scores(file)
+    places = []
+    for row in recordings.itertuples():
+        curve = detector.curve_file(row.path).score.to_numpy()
+        places.append(int(np.abs(curve - row.score).argmin()))
+        assert curve[places[-1]] == pytest.approx(row.score, rel=1e-4)
+    assert recordings.path.is_unique
+    assert len(set(places)) > 1  # at random
+    assert windows.tolist() == recordings.score.tolist()
+    data = np.round(sound(1, 20) * 32768).astype("<i2")
+    monkeypatch.setattr(sys, "stdin", Input(data.tobytes()))
+    assert call(monkeypatch, score, of_long_recordings, "-") == 0
+    rows = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    assert len(rows) == 20
+    threshold = conformal_threshold(windows, 0.1)
+    assert threshold > detector.threshold("pump")  # of means, which vary less
+    for row in rows:
+        assert row["threshold"] == threshold
+        assert row["p_value"] == p_values(windows, np.array([row["score"]]))[0]
+
+
+def test_normal_recordings_give_the_threshold_of_a_stream(made, tmp_path, monkeypatch, capsys):
+    for i in range(12):
+        write(tmp_path / "loud", f"{i}.wav", sound(800 + i, tone_hz=1700))
+    data = np.round(sound(900, 3, tone_hz=1700) * 32768).astype("<i2").tobytes()
+    decisions = []
+    for arguments in ([], ["--normal", tmp_path / "loud"]):
+        monkeypatch.setattr(sys, "stdin", Input(data))
+        assert call(monkeypatch, score, made, "-", *arguments) == 0
+        rows = map(json.loads, capsys.readouterr().out.splitlines())
+        decisions.append({row["decision"] for row in rows})
+    assert decisions == [{"anomaly"}, {"normal"}]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

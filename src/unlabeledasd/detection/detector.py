@@ -1,7 +1,7 @@
 """A trained run as a detector: the anomaly score of any recording of its machines."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -28,10 +28,13 @@ class MachineScorers:
 
     held_out (N,): means over the extractors, of training clips held out from the scorers unless
     others replace them; thresholds and percentiles come from these. Empty where there are none.
+    held_out_windows (N,): of one window each, where they are clips of several windows; None: the
+    run does not have them apart.
     """
 
     scorers: list[BaseEstimator]
     held_out: np.ndarray
+    held_out_windows: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,16 @@ class Detector:
             return decision_threshold(held_out, kind, quantile) if len(held_out) else float("nan")
         except InputError as error:
             raise InputError(f"{machine}: {error}") from None
+
+    def of_windows(self) -> "Detector":
+        """The same detector, with thresholds, percentiles and p-values for single windows."""
+        machines = {
+            name: own
+            if own.held_out_windows is None
+            else replace(own, held_out=own.held_out_windows)
+            for name, own in self.machines.items()
+        }
+        return replace(self, machines=machines)
 
     def percentile(self, machine: str, scores: np.ndarray) -> np.ndarray:
         """Percent of the held-out scores below each of `scores`; nan where nothing was held out."""

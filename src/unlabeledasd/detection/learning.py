@@ -181,7 +181,8 @@ def promise(learned: Learned, machine: str, rate: float) -> str:
 def calibrate(learned: Learned, scorer: BaseEstimator, run: Run) -> dict[str, np.ndarray]:
     """Fit each machine's scorer on its references; write it and the calibration scores -> these.
 
-    They become the held-out scores of the run's only version.
+    They become the held-out scores of the run's only version. One window of each unit is kept too:
+    a stream is scored by single windows, which vary more than the mean over a recording does.
     """
     arrays: dict[str, np.ndarray] = {}
     scores: dict[str, np.ndarray] = {}
@@ -190,11 +191,13 @@ def calibrate(learned: Learned, scorer: BaseEstimator, run: Run) -> dict[str, np
         fitted = fit(scorer, references)
         prefix = f"{machine}/{scorer.column}/"
         arrays |= {prefix + name: value for name, value in learned_arrays(fitted).items()}
-        found = calibration_scores(learned, machine, scorer, fitted)
-        scores[machine] = found.to_numpy()
-        table = pd.DataFrame({"path": found.index, "is_normal": 1, "is_target": 0})
-        table[scorer.column] = scores[machine]
-        write_scores(run.version(machine, UNTRAINED), UNTRAINED, "held_out", table)
+        of_windows = window_scores(learned, machine, scorer, fitted)
+        found = {"held_out": of_units(of_windows), "held_out_window": drawn(of_windows)}
+        for split, values in found.items():
+            table = pd.DataFrame({"path": values.index, "is_normal": 1, "is_target": 0})
+            table[scorer.column] = values.to_numpy()
+            write_scores(run.version(machine, UNTRAINED), UNTRAINED, split, table)
+        scores[machine] = found["held_out"].to_numpy()
     write_npz(run.scorers(UNTRAINED), arrays)
     return scores
 
@@ -203,10 +206,10 @@ def fit(scorer: BaseEstimator, references: Learned) -> BaseEstimator:
     return clone(scorer).fit(references.embedding, np.zeros(len(references.embedding), bool))
 
 
-def calibration_scores(
+def window_scores(
     learned: Learned, machine: str, scorer: BaseEstimator, fitted: BaseEstimator
 ) -> pd.Series:
-    """unit -> its score, the mean over its windows, by scorers that have not seen it.
+    """Scores of the calibration windows by scorers that have not seen them; the index is the unit.
 
     fitted: the scorer of all references; what was set aside is scored by it.
     """
@@ -218,4 +221,17 @@ def calibration_scores(
         others = references.but(unit)
         own = fit(scorer, others).score(both.embedding[inside])
         parts.append(pd.Series(own, [unit] * inside.sum()))
-    return pd.concat(parts).groupby(level=0, sort=False).mean()
+    return pd.concat(parts)
+
+
+def of_units(scores: pd.Series) -> pd.Series:
+    """unit -> its score, the mean over its windows."""
+    return scores.groupby(level=0, sort=False).mean()
+
+
+def drawn(scores: pd.Series, seed: int = 0) -> pd.Series:
+    """unit -> the score of one of its windows, at random.
+
+    One, since the windows of a recording are alike: together they would count as one score.
+    """
+    return scores.groupby(level=0, sort=False).sample(1, random_state=seed)

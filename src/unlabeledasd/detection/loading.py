@@ -146,7 +146,15 @@ def load_machines(run: Run, config: dict, build: Build) -> dict[str, MachineScor
         machine, column = prefix.split("/")
         if column == scorer.column:
             fitted = [restore(scorer, arrays, f"{prefix}/") for arrays in stored]
-            file = find_csv(run, machine, version_name(epochs), "held_out_score")
-            held_out = read_scores(file).score.to_numpy() if file else np.empty(0)
-            machines[machine] = MachineScorers(fitted, held_out)
+            held_out = read_column(run, machine, epochs, "held_out_score")
+            of_windows = read_column(run, machine, epochs, "held_out_window_score")
+            machines[machine] = MachineScorers(
+                fitted, np.empty(0) if held_out is None else held_out, of_windows
+            )
     return machines
+
+
+def read_column(run: Run, machine: str, epochs: list, kind: str) -> np.ndarray | None:
+    """The scores of a CSV of the run's main version; None where it has no such CSV."""
+    file = find_csv(run, machine, version_name(epochs), kind)
+    return read_scores(file).score.to_numpy() if file else None

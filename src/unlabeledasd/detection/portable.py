@@ -89,7 +89,8 @@ def load_portable(folder: Path, build: Callable[[dict, str, Path], Any]) -> Dete
     machines = {}
     for name in card["machines"]:
         scorers = [restore(scorer, arrays, f"{epoch}/{name}/") for epoch in epochs]
-        machines[name] = MachineScorers(scorers, arrays[f"held_out/{name}"])
+        of_windows = arrays.get(f"held_out_windows/{name}")
+        machines[name] = MachineScorers(scorers, arrays[f"held_out/{name}"], of_windows)
     return Detector(
         extractors=[onnx_extractor(network_file(folder, epoch), inputs) for epoch in epochs],
         machines=machines,
