@@ -12,10 +12,9 @@ from sklearn.metrics import roc_curve
 from tqdm import tqdm
 
 from reporting.grid import find_run, machine_sets, single_epochs
-from reporting.worst_clips import audio_uri, spectrogram_uri, wrongness
+from reporting.worst_clips import Neighbors, compared, listen, wrongness
 from settings.kept import load_config
 from unlabeledasd.audio.clip_names import parse_clip
-from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.decisions import decision_threshold
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
@@ -23,7 +22,6 @@ from unlabeledasd.labels import Labels
 from unlabeledasd.metrics import MAX_FPR, OFFICIAL
 from unlabeledasd.results import find_csv, read_metrics, read_scores
 from unlabeledasd.runs.folder import Run
-from unlabeledasd.waveforms import read_clip
 
 PARTS = Path(__file__).parent / "html"
 LIMIT_MB = 15
@@ -36,9 +34,9 @@ def write_page(file: Path, tables: list[tuple], notes: str, options: Namespace) 
         *(machine_table(dataset, options) for dataset in options.datasets),
         *tables[1:],
     ]
-    media: dict = {}  # dataset/path -> sound and picture, once for all methods
-    datasets = [collect(dataset, options, media) for dataset in options.datasets]
-    data = {"datasets": datasets, "media": media}
+    # once for all methods: dataset/path -> sound and picture, -> normal clip -> what differs
+    data: dict = {"media": {}, "compared": {}}
+    data["datasets"] = [collect(dataset, options, data) for dataset in options.datasets]
     html = (PARTS / "page.html").read_text(encoding="utf-8")
     template = jinja2.Environment(autoescape=True).from_string(html)
     text = template.render(
@@ -76,8 +74,11 @@ def machine_table(dataset: str, options: Namespace) -> tuple[str, pd.DataFrame, 
     return title, means.map(lambda value: "" if np.isnan(value) else f"{value:.2f}"), best
 
 
-def collect(dataset: str, options: Namespace, media: dict) -> dict:
-    """What the page shows of a dataset: a run per method, of the first seed that has scores."""
+def collect(dataset: str, options: Namespace, shared: dict) -> dict:
+    """What the page shows of a dataset: a run per method, of the first seed that has scores.
+
+    shared: `media` and `compared` of write_page, which get what is new.
+    """
     runs = {}
     for method in options.methods:
         for seed in options.seeds:
@@ -91,19 +92,29 @@ def collect(dataset: str, options: Namespace, media: dict) -> dict:
     for method, (run, seed, machines) in runs.items():
         config = load_config(run)
         root = Path(options.data_dir or config.data_dir) / dataset / "all" / "raw"
+        facts, neighbors = config.dataset, Neighbors(run)
+        form = (facts.channel, facts.sample_rate)
+        shown = {}
         description = f"page, {dataset} {method}"
-        bar = tqdm(machines, desc=description, unit="machine", leave=False, disable=None)
+        for machine in tqdm(machines, description, unit="machine", leave=False, disable=None):
+            found = shown[machine] = details(run, machine, options, clips)
+            worst = [path for path, _ in found["worst"]]
+            found["nearest"] = neighbors.nearest(worst)
+            for path in worst:
+                key = f"{dataset}/{path}"
+                if key not in shared["media"]:
+                    shared["media"][key] = listen(root / path, *form)
+                if normal := found["nearest"].get(path):
+                    pairs = shared["compared"].setdefault(key, {})
+                    files = (root / path, root / normal)
+                    seconds = facts.get("clip_seconds")
+                    pairs[normal] = pairs.get(normal) or compared(*files, *form, seconds)
         methods[method] = {
             "seed": seed,
             "losses": losses(run),
-            "machines": {machine: details(run, machine, options, clips) for machine in bar},
+            "machines": shown,
+            "unexplained": neighbors.missing,
         }
-        channel, sample_rate = config.dataset.channel, config.dataset.sample_rate
-        for machine in methods[method]["machines"].values():
-            for path, _ in machine["worst"]:
-                key = f"{dataset}/{path}"
-                if key not in media:
-                    media[key] = listen(root / path, channel, sample_rate)
     return {"name": dataset, "clips": clips, "methods": methods}
 
 
@@ -218,16 +229,6 @@ def losses(run: Run) -> dict[str, list]:
     means = table.groupby("epoch")[columns].last().dropna()  # the later of two attempts
     terms = {c.removeprefix("loss/").removesuffix("_epoch"): rounded(means[c]) for c in columns}
     return {"epoch": [int(epoch) + 1 for epoch in means.index], **terms}
-
-
-def listen(path: Path, channel: Channel, sample_rate: int) -> list[str] | None:
-    """[audio, picture] as data URIs; None where the clip cannot be read."""
-    try:
-        wave = read_clip(path, channel)
-    except InputError:
-        return None
-    wave = wave.astype(np.float32) / (32768 if wave.dtype == np.int16 else 1)
-    return [audio_uri(wave, sample_rate), spectrogram_uri(wave, sample_rate)]
 
 
 def rounded(values) -> list[float | None]:

@@ -18,10 +18,12 @@ from sklearn.metrics import roc_auc_score
 import report
 from conftest import ROOT, write_wav
 from reporting import page
-from reporting.worst_clips import audio_uri, spectrogram_uri, wrongness
+from reporting.worst_clips import audio_uri, compared, spectrogram_uri, wrongness
+from unlabeledasd.detection.explanations import BANDS, band_edges, explain
 from unlabeledasd.files import write_csv, write_text
 from unlabeledasd.labels import Labels
 from unlabeledasd.metrics import evaluate
+from unlabeledasd.runs.embeddings import read_embeddings, write_embeddings
 from unlabeledasd.runs.folder import Run
 
 VERSION, EPOCHS = "epoch_1_2", ("epoch1", "epoch2")
@@ -40,9 +42,14 @@ FLAGS = [
 ]
 
 
-def make_results(folder, machines, methods, n_train=12, n_test=5, seconds=1.0, dataset="own"):
-    """Runs with random scores and maps, and the test clips (noise) that they name."""
-    rng = np.random.default_rng(0)
+def make_results(
+    folder, machines, methods, n_train=12, n_test=5, seconds=1.0, dataset="own", kept=False
+):
+    """Runs with random scores and maps, and the test clips (noise) that they name.
+
+    kept: with training clips (another noise) and random embeddings of all clips.
+    """
+    rng, tables = np.random.default_rng(0), []
     kinds = [(d, c) for d in ("source", "target") for c in ("normal", "anomaly")]
     for machine in machines:
         names = [
@@ -59,10 +66,18 @@ def make_results(folder, machines, methods, n_train=12, n_test=5, seconds=1.0, d
         first = write_wav(raw / test[0], seconds=seconds, hz=500.0, seed=len(dataset))
         for path in test[1:]:
             (raw / path).hardlink_to(first)
+        if kept:
+            other = write_wav(raw / train[0], seconds=seconds, hz=900.0, seed=99)
+            for path in train[1:]:
+                (raw / path).hardlink_to(other)
+        clips = pd.DataFrame({"path": train + test, "machine": machine})
+        clips["split"] = ["train"] * len(train) + ["test"] * len(test)
+        clips[["section", "domain", "condition", "attribute"]] = "x"
+        tables.append(clips)
         for method in methods:
             run = Run(folder / "results" / dataset / f"{method}_1")
             facts = f"{{name: {dataset}, channel: null, sample_rate: 16000}}"
-            text = f"data_dir: {folder}/data\ndataset: {facts}\n"
+            text = f"data_dir: {folder}/data\ndataset: {facts}\nscore_epochs: [1, 2]\n"
             write_text(run.config, text)
             classes = Labels.load(run.labels).clips if run.labels.is_file() else {}
             Labels(["a", CLASS], classes | {path: i % 2 for i, path in enumerate(train)}).save(
@@ -101,6 +116,9 @@ def make_results(folder, machines, methods, n_train=12, n_test=5, seconds=1.0, d
                     plane = pd.DataFrame({"path": train + test, "x": xy[0], "y": xy[1]})
                     write_csv(run.version(machine, version) / f"{stem}_map.csv", plane)
             run.mark_done("settings")
+    for method in methods if kept else ():
+        run, table = Run(folder / "results" / dataset / f"{method}_1"), pd.concat(tables)
+        write_embeddings(run.embeddings("epoch2"), table, rng.standard_normal((len(table), 4)))
 
 
 def make_page(folder, methods, *options, monkeypatch, datasets=("own",)) -> str:
@@ -135,7 +153,7 @@ def data_of(text: str) -> dict:
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """(folder, page) of two machines and two methods."""
-    make_results(tmp_path, ["fan", "pump"], ["na_1024", "na_0256"])
+    make_results(tmp_path, ["fan", "pump"], ["na_1024", "na_0256"], kept=True)
     return tmp_path, make_page(tmp_path, ["na_1024", "na_0256"], monkeypatch=monkeypatch)
 
 
@@ -182,6 +200,34 @@ def test_silence_and_the_shortest_clip():
     for wave in (np.zeros(16000, np.float32), np.ones(1, np.float32)):
         assert decoded(spectrogram_uri(wave, 16000), "image/webp").read()
         assert decoded(audio_uri(wave, 16000), "audio/ogg").read()
+
+
+def test_what_differs_is_marked_in_the_picture(tmp_path):
+    rng = np.random.default_rng(0)
+    clip, normal = (rng.normal(0, 0.02, 4 * 16000) for _ in range(2))
+    clip[16000:32000] += 0.2 * np.sin(2 * np.pi * 2000 * np.arange(16000) / 16000)
+    for name, wave in (("clip.wav", clip), ("normal.wav", normal[:24000])):  # a shorter normal clip
+        soundfile.write(tmp_path / name, wave, 16000, "FLOAT")
+    found = compared(tmp_path / "clip.wav", tmp_path / "normal.wav", None, 16000, 3.0)
+    expected = explain(clip[:48000].astype(np.float32), normal[:24000].astype(np.float32), 16000)
+    assert found["sentence"] == expected.sentence()
+    assert found["scale"] == "0 to 8 kHz (mel scale), 3.0 s"
+    left, top, width, height = found["region"]
+    assert (left, width) == pytest.approx((100 / 3, 100 / 3), abs=4)
+    band = np.searchsorted(band_edges(16000), 2000) - 1
+    assert top <= 100 * (1 - (band + 0.5) / BANDS) <= top + height < top + 15
+    picture = np.asarray(Image.open(decoded(found["picture"], "image/webp"))).astype(int)
+    assert picture.shape == (3 * BANDS, 30, 3)
+    rows = slice(round(top * BANDS / 100), round((top + height) * BANDS / 100))
+    shown, normal_shown, difference = picture.reshape(3, BANDS, 30, 3)
+    assert shown[rows, 12:18].mean() > 1.3 * shown[rows, 22:].mean()
+    assert normal_shown[rows, 12:18].mean() == pytest.approx(normal_shown[rows].mean(), rel=0.1)
+    red, blue = difference[rows, 12:18, 0].mean(), difference[rows, 12:18, 2].mean()
+    assert red > 1.8 * blue
+    (tmp_path / "clip.wav").unlink()
+    gone = compared(tmp_path / "clip.wav", tmp_path / "normal.wav", None, 16000, None)
+    assert list(gone) == ["missing"]
+    assert "clip.wav" in gone["missing"]
 
 
 def test_roc_and_its_partial_area():
@@ -237,6 +283,32 @@ def test_data_of_the_page(small):
     worst = [path for path, _ in found["worst"]]
     wrong = wrongness(test["AS-X"], test.is_normal)
     assert worst == test.path[np.argsort(-wrong, kind="stable")[:3]].tolist()
+
+
+def test_nearest_normal_clips_by_kept_embeddings(tmp_path, monkeypatch):
+    make_results(tmp_path, ["fan", "pump"], ["na_1024", "na_0256"], kept=True)
+    shutil.rmtree(tmp_path / "results/own/na_0256_1/all/embeddings")
+    data = data_of(make_page(tmp_path, ["na_1024", "na_0256"], monkeypatch=monkeypatch))
+    with_them, without = (data["datasets"][0]["methods"][m] for m in ("na_1024", "na_0256"))
+    table, embeddings = read_embeddings(
+        Run(tmp_path / "results/own/na_1024_1").embeddings("epoch2")
+    )
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    assert with_them["unexplained"] == ""
+    for machine, found in with_them["machines"].items():
+        assert list(found["nearest"]) == [path for path, _ in found["worst"]]
+        train = ((table.machine == machine) & (table.split == "train")).to_numpy()
+        for path, normal in found["nearest"].items():
+            similar = unit[train] @ unit[table.path == path][0]
+            assert normal == table.path[train].iloc[similar.argmax()]
+            pair = data["compared"][f"own/{path}"][normal]
+            assert re.fullmatch(r".* kHz, .* s: [+-]\d+ dB", pair["sentence"])
+    assert "this run has kept no embeddings" in without["unexplained"]
+    assert not any(found["nearest"] for found in without["machines"].values())
+    Run(tmp_path / "results/own/na_1024_1").embeddings("epoch2").write_bytes(b"PK")
+    broken = data_of(make_page(tmp_path, ["na_1024"], monkeypatch=monkeypatch))
+    assert "epoch2.npz" in broken["datasets"][0]["methods"]["na_1024"]["unexplained"]
+    assert broken["compared"] == {}
 
 
 def test_unknown_ground_truth_and_clips_that_are_gone(tmp_path, monkeypatch):
@@ -325,8 +397,17 @@ async function tryOut() {
     for (let j = 0; j < 1e7; j++) Math.sqrt(j);
   }
   seen.push(["audio", audio.duration]);
-  const images = [...document.querySelectorAll("#worst img")];
+  const images = [...document.querySelectorAll("#worst > figure > img, .panel img")];
+  await Promise.all(images.map(image => image.decode()));
   seen.push(["pictures", images.map(image => image.naturalHeight)]);
+  const inside = [...document.querySelectorAll(".panel")].map(panel => {
+    const mark = panel.querySelector(".mark"), box = panel.getBoundingClientRect();
+    if (!mark) return "no mark";
+    const {left, right, top, bottom} = mark.getBoundingClientRect();
+    return left > box.left - 2 && right < box.right + 2 && top > box.top - 2 &&
+      bottom < box.bottom + 2 && right > left && bottom > top;
+  });
+  seen.push(["marks", inside]);
   seen.push(["wider than the window", document.documentElement.scrollWidth > innerWidth]);
   const requests = performance.getEntriesByType("resource").map(request => request.name);
   seen.push(["requests", requests.filter(name => !name.startsWith("data:"))]);
@@ -377,7 +458,8 @@ def test_page_in_a_browser(small, window):
     assert seen["hover roc"]
     assert seen["hover scores"]
     assert seen["audio"] == pytest.approx(1.0, abs=0.05)
-    assert seen["pictures"] == [128, 128, 128]
+    assert seen["pictures"] == 3 * [128, 96, 96, 96]  # the clip; thirds of the comparison
+    assert seen["marks"] == 3 * [True, "no mark", True]
     assert seen["wider than the window"] is False
     assert seen["requests"] == []
 
@@ -398,9 +480,12 @@ def test_light_and_dark(small, dark):
 def test_size_and_loading_time(tmp_path, monkeypatch):
     """16 machines x 3 methods with as many 10-s clips as DCASE; noise, which compresses worst."""
     machines, methods = [f"machine{i}" for i in range(16)], ["na_1024", "na_0256", "na_4096"]
-    make_results(tmp_path, machines, methods, n_train=1000, n_test=50, seconds=10.0)
+    sizes = {"n_train": 1000, "n_test": 50, "seconds": 10.0}
+    make_results(tmp_path, machines, methods, **sizes, kept=True)
     text = make_page(tmp_path, methods, monkeypatch=monkeypatch)
     assert len(data_of(text)["media"]) > 130  # hardly a clip that two methods share
+    assert len(data_of(text)["compared"]) > 130
+    print(f"{len(text.encode()) / 1e6:.1f} MB")
     assert len(text.encode()) < 15e6
     if not BROWSER:
         pytest.skip("no chromium here: size checked, loading time not measured")

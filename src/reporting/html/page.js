@@ -113,7 +113,40 @@ function drawMap(machine) {
   });
 }
 
+function paragraph(words) {
+  const line = document.createElement("p");
+  line.textContent = words;
+  return line;
+}
+
+// The clip, its nearest normal clip and their difference: thirds of one picture.
+function comparison(normal, found) {
+  if (found.missing) return [paragraph(`No comparison: ${found.missing}`)];
+  const titles = [`the clip, ${found.scale}`, `nearest normal clip: ${normal.split("/").pop()}`,
+                  "difference, blue: less, red: more, ±20 dB"];
+  return [paragraph(`Differs most: ${found.sentence}`), ...titles.map((title, i) => {
+    const part = document.createElement("figure"), caption = document.createElement("figcaption");
+    const panel = document.createElement("div"), picture = new Image();
+    caption.textContent = title;
+    panel.className = "panel";
+    picture.src = found.picture;
+    picture.alt = title;
+    picture.style.top = `${-100 * i}%`;
+    panel.append(picture);
+    if (i !== 1) {
+      const mark = document.createElement("div");
+      const [left, top, width, height] = found.region.map(percent => `${percent}%`);
+      Object.assign(mark.style, {left, top, width, height});
+      mark.className = "mark";
+      panel.append(mark);
+    }
+    part.append(caption, panel);
+    return part;
+  })];
+}
+
 function drawWorst(machine) {
+  byId("unexplained").textContent = method().unexplained;
   byId("worst").replaceChildren(...machine.worst.map(([path, text]) => {
     const figure = document.createElement("figure");
     const media = data.media[`${chosen.datasets}/${path}`];
@@ -125,11 +158,9 @@ function drawWorst(machine) {
       Object.assign(audio, {controls: true, preload: "none", src: media[0]});
       figure.append(picture, audio);
     }
-    for (const words of [text, path]) {
-      const line = document.createElement("p");
-      line.textContent = words;
-      figure.append(line);
-    }
+    figure.append(paragraph(text), paragraph(path));
+    const normal = machine.nearest[path], pairs = data.compared[`${chosen.datasets}/${path}`];
+    if (normal) figure.append(...comparison(normal, pairs[normal]));
     return figure;
   }));
 }

@@ -69,13 +69,20 @@ def differences(levels: np.ndarray, normal: np.ndarray) -> np.ndarray:
 
 def explain(wave: np.ndarray, normal: np.ndarray, sample_rate: int) -> Explanation:
     """The region in which `wave` (T,) differs most from a normal clip (T',)."""
+    return compare(wave, normal, sample_rate)[0]
+
+
+def compare(
+    wave: np.ndarray, normal: np.ndarray, sample_rate: int
+) -> tuple[Explanation, np.ndarray, np.ndarray]:
+    """(explanation, levels of `wave` (T,), levels of a normal clip (T',)), of `band_levels`."""
     levels, normal_levels = (band_levels(x, sample_rate) for x in (wave, normal))
     difference = differences(levels, normal_levels)
     level = float(np.median(difference))
     spread = np.maximum(normal_levels.std(1, keepdims=True), LEAST_SPREAD)
     bands, blocks = strongest_region((difference - level) / spread)
     edges = band_edges(sample_rate)
-    return Explanation(
+    found = Explanation(
         float(edges[bands.start]),
         float(edges[bands.stop]),
         blocks.start * BLOCK_SECONDS,
@@ -83,6 +90,16 @@ def explain(wave: np.ndarray, normal: np.ndarray, sample_rate: int) -> Explanati
         float(difference[bands, blocks].mean()),
         level,
     )
+    return found, levels, normal_levels
+
+
+def panels(levels: np.ndarray, normal: np.ndarray) -> tuple[tuple[np.ndarray, str, tuple], ...]:
+    """(image (BANDS, blocks), name of its colormap, (least, most) in dB) of the clip, of a normal
+    clip and of their difference.
+    """
+    scale = tuple(np.percentile(np.concatenate([levels, normal], 1), [1, 100]))
+    difference = differences(levels, normal)
+    return (levels, "magma", scale), (normal, "magma", scale), (difference, "RdBu_r", (-20, 20))
 
 
 def strongest_region(deviation: np.ndarray) -> tuple[slice, slice]:
@@ -116,19 +133,13 @@ def draw(
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    found = explain(wave, normal, sample_rate)
-    levels, normal_levels = (band_levels(x, sample_rate) for x in (wave, normal))
+    found, levels, normal_levels = compare(wave, normal, sample_rate)
     figure = Figure(figsize=(8, 7), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(3, 1)
     edges = band_edges(sample_rate) / 1000
-    low, high = np.percentile(np.concatenate([levels, normal_levels], 1), [1, 100])
-    panels = (
-        (levels, titles[0], "magma", (low, high)),
-        (normal_levels, titles[1], "magma", (low, high)),
-        (differences(levels, normal_levels), found.sentence(), "RdBu_r", (-20, 20)),
-    )
-    for axis, (image, title, colors, (least, most)) in zip(axes, panels, strict=True):
+    shown = zip(axes, panels(levels, normal_levels), (*titles, found.sentence()), strict=True)
+    for axis, (image, colors, (least, most)), title in shown:
         times = np.arange(image.shape[1] + 1) * BLOCK_SECONDS
         mesh = axis.pcolormesh(times, edges, image, cmap=colors, vmin=least, vmax=most)
         axis.set_yscale("symlog", linthresh=1.0)

@@ -1,9 +1,11 @@
 """The normal clip that a window resembles most, among those a detector was made of."""
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.detection.learning import kept_file, read_learned
@@ -12,6 +14,35 @@ from unlabeledasd.errors import InputError
 from unlabeledasd.runs.embeddings import read_embeddings
 from unlabeledasd.runs.folder import Run, version_name
 from unlabeledasd.scoring import unit_rows
+
+
+def last_embeddings(run: Run) -> tuple[pd.DataFrame, np.ndarray]:
+    """(table of clips, embeddings (N, ...)) that a run has kept of the last epoch it scored.
+
+    InputError where it has kept none.
+    """
+    version = version_name(run.read_config()["score_epochs"][-1:])
+    return read_embeddings(run.require(run.embeddings(version)))
+
+
+def nearest_training_clips(
+    table: pd.DataFrame, embedding: np.ndarray, paths: Sequence[str]
+) -> dict[str, str]:
+    """path -> path of the training clip of the same machine with the largest cosine.
+
+    table, embedding: as of `last_embeddings`; paths: test clips. A clip that the table lacks, or
+    whose machine has no training clip there, is left out.
+    """
+    rows = np.flatnonzero(((table.split == "test") & table.path.isin(list(paths))).to_numpy())
+    nearest: dict[str, str] = {}
+    for machine in table.machine.iloc[rows].unique():
+        train = np.flatnonzero((table.machine == machine) & (table.split == "train"))
+        test = rows[(table.machine.iloc[rows] == machine).to_numpy()]
+        if len(train):
+            similar = unit_rows(embedding[test]) @ unit_rows(embedding[train]).T
+            best = train[similar.argmax(axis=1)]
+            nearest |= dict(zip(table.path.iloc[test], table.path.iloc[best], strict=True))
+    return nearest
 
 
 class NormalClips:
@@ -28,12 +59,11 @@ class NormalClips:
             table, embedding = learned.windows, learned.embedding
             paths = [Path(recording) for recording in table.recording]
         else:
-            config = run.read_config()
-            version = version_name(config["score_epochs"][-1:])
-            table, embedding = read_embeddings(run.require(run.embeddings(version)))
+            root = run.read_config()["data"]["root"]
+            table, embedding = last_embeddings(run)
             train = (table.split == "train").to_numpy()
             table, embedding = table[train], embedding[train]
-            paths = [Path(config["data"]["root"], path) for path in table.path]
+            paths = [Path(root, path) for path in table.path]
         for machine in table.machine.unique():
             rows = np.flatnonzero(table.machine == machine)
             self.files[machine] = [paths[row] for row in rows]
