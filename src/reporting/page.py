@@ -12,7 +12,7 @@ from sklearn.metrics import roc_curve
 from tqdm import tqdm
 
 from reporting.grid import find_run, machine_sets, single_epochs
-from reporting.worst_clips import Neighbors, compared, listen, wrongness
+from reporting.worst_clips import Neighbors, band_scores, compared, listen, wrongness
 from settings.kept import load_config
 from unlabeledasd.audio.clip_names import parse_clip
 from unlabeledasd.decisions import decision_threshold
@@ -143,12 +143,14 @@ def details(run: Run, machine: str, options: Namespace, clips: dict) -> dict:
     wrong = wrongness(scores, test.is_normal) if known else scores
     page["worst"] = []
     for i in np.argsort(-wrong, kind="stable")[: options.clips]:
-        text = f"{groups[i]}, score {scores[i]:.4f}"
+        text = f"{groups[i]}, score {scores[i]:.4g}"
         if known:
             higher, lower = "normal clips score higher", "anomalies score lower"
             others = lower if test.is_normal[i] else higher
             text += f"; {100 * wrong[i]:.0f} % of the {others}"
         page["worst"].append([test.path[i], text])
+    files = (find_csv(run, machine, version, f"{split}_score") for split in ("test", "held_out"))
+    page["bands"] = band_scores(*files, [path for path, _ in page["worst"]])
     return page
 
 

@@ -15,6 +15,7 @@ from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.detection.explanations import BANDS, BLOCK_SECONDS, band_edges, compare, panels
 from unlabeledasd.detection.nearest import last_embeddings, nearest_training_clips
 from unlabeledasd.errors import InputError, printable
+from unlabeledasd.results import read_band_scores
 from unlabeledasd.runs.folder import Run
 from unlabeledasd.waveforms import read_clip
 
@@ -69,6 +70,26 @@ def spectrogram_uri(wave: np.ndarray, sample_rate: int) -> str:
     power = power.reshape(PICTURE_HZ, -1, power.shape[1]).mean(axis=1)
     level = 10 * np.log10(power / max(power.max(), 1e-20) + 1e-20)
     return webp_uri(colormaps["magma"](np.clip(1 - level / FLOOR_DB, 0, 1), bytes=True)[::-1], 40)
+
+
+def band_scores(test: Path, held_out: Path | None, paths: list[str]) -> dict:
+    """The band scores of test clips, for the page: which band raised the score.
+
+    test, held_out: score CSVs. names: of the bands; usual: the median of each over held-out
+    training clips, over test clips where there are none; clips: path -> scores. Numbers
+    have 3 significant digits. Empty for scores without bands.
+    """
+    table = read_band_scores(test)
+    if table.columns.empty:
+        return {}
+    normal = read_band_scores(held_out) if held_out else table
+    usual = (normal if len(normal.columns) else table).median()
+    short = "{:.3g}".format
+    return {
+        "names": list(table),
+        "usual": [float(short(value)) for value in usual],
+        "clips": {path: [float(short(value)) for value in table.loc[path]] for path in paths},
+    }
 
 
 def read_wave(path: Path, channel: Channel) -> np.ndarray:

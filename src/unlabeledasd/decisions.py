@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import KFold
 
 from unlabeledasd.errors import InputError
+from unlabeledasd.scoring import scores_and_parts
 
 FOLDS = 5
 THRESHOLDS = ("auto", "gamma", "empirical")
@@ -24,16 +25,26 @@ def held_out_scores(
     source clips,), in their order; empty for fewer than 2. Target clips take part in every refit
     and get no score: each is its own reference.
     """
+    return held_out_with_parts(scorer, embedding, is_target)[0]
+
+
+def held_out_with_parts(
+    scorer: BaseEstimator, embedding: np.ndarray, is_target: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(held_out_scores, those of the parts that they combine), as of scoring.scores_and_parts."""
     source, target = np.flatnonzero(~is_target), np.flatnonzero(is_target)
     scores = np.empty(len(source))
+    parts: dict[str, np.ndarray] = {}
     if len(source) < 2:
-        return scores[:0]
+        return scores[:0], parts
     folds = KFold(min(FOLDS, len(source)), shuffle=True, random_state=0)
     for kept, left_out in folds.split(source):
         rows = np.concatenate([source[kept], target])
         refitted = clone(scorer).fit(embedding[rows], is_target[rows])
-        scores[left_out] = refitted.score(embedding[source[left_out]])
-    return scores
+        scores[left_out], found = scores_and_parts(refitted, embedding[source[left_out]])
+        for name, values in found.items():
+            parts.setdefault(name, np.empty(len(source)))[left_out] = values
+    return scores, parts
 
 
 def decision_threshold(held_out: np.ndarray, kind: str = "auto", quantile: float = 0.9) -> float:

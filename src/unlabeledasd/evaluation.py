@@ -16,12 +16,12 @@ from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from unlabeledasd.audio.two_channels import Channel
-from unlabeledasd.decisions import held_out_scores
+from unlabeledasd.decisions import held_out_with_parts
 from unlabeledasd.errors import InputError, check_range
 from unlabeledasd.files import read_npz, write_csv, write_npz
-from unlabeledasd.results import csv_path, score_table, write_scores
+from unlabeledasd.results import csv_path, score_table, write_band_scores, write_scores
 from unlabeledasd.runs.folder import Run
-from unlabeledasd.scoring import learned_arrays, one_thread, restore, unit_rows
+from unlabeledasd.scoring import learned_arrays, one_thread, restore, scores_and_parts, unit_rows
 
 if TYPE_CHECKING:
     import torch
@@ -161,14 +161,14 @@ def score_machine(
     source = train & ~is_target
     fitted: list[BaseEstimator] = []
     arrays: dict[str, np.ndarray] = {}
-    held_out: dict[str, np.ndarray] = {}
+    held_out: dict[str, tuple] = {}
     for unfitted in scorers:
         name = unfitted.column
         prefix = f"{machine}/{name}/"
         if train.any():
             scorer = clone(unfitted).fit(embeddings[train], is_target[train])
             arrays |= {prefix + key: array for key, array in learned_arrays(scorer).items()}
-            held_out[name] = held_out_scores(unfitted, embeddings[train], is_target[train])
+            held_out[name] = held_out_with_parts(unfitted, embeddings[train], is_target[train])
         elif any(key.startswith(prefix) for key in stored):
             scorer = restore(unfitted, stored, prefix)
         else:
@@ -176,13 +176,27 @@ def score_machine(
         fitted.append(scorer)
     for split, rows in (("train", train), ("test", test)):
         if rows.any():
-            scores = {scorer.column: scorer.score(embeddings[rows]) for scorer in fitted}
-            write_scores(folder, stem, split, score_table(table[rows], scores))
+            found = {s.column: scores_and_parts(s, embeddings[rows]) for s in fitted}
+            write_split(folder, stem, split, table[rows], found)
     if source.sum() > 1:
-        write_scores(folder, stem, "held_out", score_table(table[source], held_out))
+        write_split(folder, stem, "held_out", table[source], held_out)
     both = train | test
     write_csv(csv_path(folder, stem, "map"), plane(table.path[both], embeddings[both]))
     return arrays
+
+
+def write_split(
+    folder: Path,
+    stem: str,
+    split: str,
+    clips: pd.DataFrame,
+    found: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]],
+) -> None:
+    """Write the score CSVs of a split; found: score column -> (scores, scores of parts)."""
+    scores = {column: whole for column, (whole, _) in found.items()}
+    write_scores(folder, stem, split, score_table(clips, scores))
+    parts = {column: parts for column, (_, parts) in found.items()}
+    write_band_scores(folder, stem, split, clips.path, parts)
 
 
 def plane(paths: pd.Series, embeddings: np.ndarray) -> pd.DataFrame:

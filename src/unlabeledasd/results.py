@@ -5,10 +5,12 @@ A machine's folder `infer/version_<version>/` contains, for each scored epoch an
 
     <stem>_{train,held_out,test}_score.csv   path, is_normal, is_target, a column AS-<...> a scorer
     <stem>_held_out_window_score.csv         of one window of each, by src/learn.py only
+    <stem>_{held_out,test}_band_score.csv    path, a column AS-<...>/<band> a band
     <stem>_test_result.csv                   post_process (the score column), its metrics
     <stem>_map.csv                           path, x, y: a plane of the embeddings
 
 The first score column is the default scorer's, which the metrics of reports are taken from.
+Band scores are what a scorer combines that compares bands (or branches, or views) one by one.
 A flag that is not known is an empty cell. Where a test clip has one, there is no result CSV.
 """
 
@@ -28,10 +30,11 @@ ENSEMBLE = "ensemble"
 PREFIX = "AS-"  # of score columns
 CLIP_COLUMNS = ["path", "is_normal", "is_target"]
 TRAIN_SPLITS = ("train", "held_out")
+BAND_SPLITS = ("held_out", "test")  # a training clip is its own reference in every band
 
 
 def csv_path(folder: Path, stem: str, kind: str) -> Path:
-    """kind: {train,held_out,test}_score, test_result or map."""
+    """kind: {train,held_out,test}_score, {held_out,test}_band_score, test_result or map."""
     return folder / f"{stem}_{kind}.csv"
 
 
@@ -68,6 +71,46 @@ def write_scores(folder: Path, stem: str, split: str, table: pd.DataFrame) -> No
             for column in score_columns(table)
         ]
         write_csv(csv_path(folder, stem, "test_result"), pd.DataFrame(rows))
+
+
+def write_band_scores(
+    folder: Path,
+    stem: str,
+    split: str,
+    paths: pd.Series,
+    parts: Mapping[str, Mapping[str, np.ndarray]],
+) -> None:
+    """Write `<stem>_<split>_band_score.csv`, or remove an earlier one where there are no bands.
+
+    paths: of the N clips; parts: score column -> band -> (N,).
+    """
+    if split not in BAND_SPLITS:
+        return
+    file = csv_path(folder, stem, f"{split}_band_score")
+    scores = {f"{column}/{name}": x for column, bands in parts.items() for name, x in bands.items()}
+    if scores:
+        write_csv(file, pd.DataFrame({"path": paths.to_numpy(), **scores}))
+    else:
+        file.unlink(missing_ok=True)
+
+
+def read_band_scores(file: Path, column: str | None = None) -> pd.DataFrame:
+    """Band scores that a score CSV's column combines: a row a path, a column a band.
+
+    They are in the file next to it. column: None takes the first. Without columns where there is
+    no such file, or the column's scores have no bands.
+    """
+    bands = file.with_name(file.name.removesuffix("_score.csv") + "_band_score.csv")
+    if not bands.is_file():
+        return pd.DataFrame()
+    try:
+        if column is None:
+            column = score_columns(pd.read_csv(file, nrows=0))[0]
+        table = pd.read_csv(bands).set_index("path")
+        own = [name for name in table if name.startswith(f"{column}/")]
+        return table[own].astype(float).rename(columns=lambda name: name[len(column) + 1 :])
+    except (ValueError, LookupError) as error:
+        raise InputError(f"{bands}: cannot be read as a CSV of band scores ({error})") from None
 
 
 def read_scores(file: Path, column: str | None = None) -> pd.DataFrame:
@@ -125,7 +168,17 @@ def average_scores(run: Run, sources: Sequence[tuple[str, str]], version: str, c
                     raise InputError(f"{file}: its clips or flags differ from those of {files[0]}")
             mean = np.mean([table.score for table in tables], axis=0)
             averaged = clips.assign(**{f"{PREFIX}{ENSEMBLE}": mean})
-            write_scores(run.version(machine, version), ENSEMBLE, split, averaged)
+            folder = run.version(machine, version)
+            write_scores(folder, ENSEMBLE, split, averaged)
+            bands = mean_bands(files, column, clips.path)
+            write_band_scores(folder, ENSEMBLE, split, clips.path, {f"{PREFIX}{ENSEMBLE}": bands})
+
+
+def mean_bands(files: Sequence[Path], column: str, paths: pd.Series) -> dict[str, np.ndarray]:
+    """The mean over score CSVs of the band scores next to them; empty where one lacks them."""
+    tables = [read_band_scores(file, column).reindex(paths) for file in files]
+    bands = [name for name in tables[0] if all(name in table for table in tables)]
+    return {name: np.mean([table[name] for table in tables], axis=0) for name in bands}
 
 
 def report(run: Run, version: str, machines: Sequence[str]) -> str:

@@ -91,6 +91,19 @@ def default_first(scorers: Mapping[str, T], average: str | None) -> dict[str, T]
     return {average: scorers[average], **scorers}
 
 
+def scores_and_parts(
+    scorer: BaseEstimator, embedding: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """(scores (N,), the scores (N,) of the parts that they combine, by name) of embeddings.
+
+    No parts where the scorer compares embeddings as a whole.
+    """
+    if not hasattr(scorer, "score_with_parts"):
+        return scorer.score(embedding), {}
+    scores, parts = scorer.score_with_parts(embedding)
+    return scores, parts if len(parts) > 1 else {}
+
+
 def learned_arrays(scorer: BaseEstimator) -> dict[str, np.ndarray]:
     """What a fitted scorer learned: its attributes that end in "_", by name."""
     return {name: value for name, value in vars(scorer).items() if name.endswith("_")}

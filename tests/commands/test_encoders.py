@@ -92,6 +92,13 @@ def test_one_version_without_training(runs, method):
         names = {f"untrained_{kind}.csv" for kind in kinds}
         assert names <= {path.name for path in folder.iterdir()}
         scores = pd.read_csv(folder / "untrained_test_score.csv")
+        file = folder / "untrained_test_band_score.csv"
+        assert file.exists() == method.startswith("beats")  # scored band by band
+        if file.exists():
+            bands = pd.read_csv(file).set_index("path")
+            assert bands.shape == (len(scores), 8)
+            mean = bands.mean(axis=1)[scores.path]
+            np.testing.assert_allclose(mean, scores.iloc[:, 3], rtol=1e-9, atol=1e-12)
         by_condition = scores.iloc[:, 3].groupby(scores.is_normal).mean()
         assert by_condition[0] > by_condition[1]  # the anomalies are a fifth higher
 

@@ -26,6 +26,7 @@ from unlabeledasd.metrics import evaluate
 from unlabeledasd.runs.embeddings import read_embeddings, write_embeddings
 from unlabeledasd.runs.folder import Run
 
+NAMES = ["na_1024", "na_0256"]
 VERSION, EPOCHS = "epoch_1_2", ("epoch1", "epoch2")
 CLASS = "<!--<script></script>b"  # a name that must not end the page's data
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
@@ -111,6 +112,10 @@ def make_results(
                 write_csv(
                     run.version(machine, version) / f"{stem}_test_result.csv", pd.DataFrame([row])
                 )
+                if kept:
+                    bands = {"AS-X/0": scores - 0.01, "AS-X/1": scores + 0.01}
+                    bands = pd.DataFrame({"path": test, **bands, "AS-Y/0": 0.0})
+                    write_csv(run.version(machine, version) / f"{stem}_test_band_score.csv", bands)
                 if version in EPOCHS:
                     xy = rng.standard_normal((2, n_train + len(test))).round(4)
                     plane = pd.DataFrame({"path": train + test, "x": xy[0], "y": xy[1]})
@@ -153,8 +158,8 @@ def data_of(text: str) -> dict:
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """(folder, page) of two machines and two methods."""
-    make_results(tmp_path, ["fan", "pump"], ["na_1024", "na_0256"], kept=True)
-    return tmp_path, make_page(tmp_path, ["na_1024", "na_0256"], monkeypatch=monkeypatch)
+    make_results(tmp_path, ["fan", "pump"], NAMES, kept=True)
+    return tmp_path, make_page(tmp_path, NAMES, monkeypatch=monkeypatch)
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -286,9 +291,9 @@ def test_data_of_the_page(small):
 
 
 def test_nearest_normal_clips_by_kept_embeddings(tmp_path, monkeypatch):
-    make_results(tmp_path, ["fan", "pump"], ["na_1024", "na_0256"], kept=True)
+    make_results(tmp_path, ["fan", "pump"], NAMES, kept=True)
     shutil.rmtree(tmp_path / "results/own/na_0256_1/all/embeddings")
-    data = data_of(make_page(tmp_path, ["na_1024", "na_0256"], monkeypatch=monkeypatch))
+    data = data_of(make_page(tmp_path, NAMES, monkeypatch=monkeypatch))
     with_them, without = (data["datasets"][0]["methods"][m] for m in ("na_1024", "na_0256"))
     table, embeddings = read_embeddings(
         Run(tmp_path / "results/own/na_1024_1").embeddings("epoch2")
@@ -309,6 +314,24 @@ def test_nearest_normal_clips_by_kept_embeddings(tmp_path, monkeypatch):
     broken = data_of(make_page(tmp_path, ["na_1024"], monkeypatch=monkeypatch))
     assert "epoch2.npz" in broken["datasets"][0]["methods"]["na_1024"]["unexplained"]
     assert broken["compared"] == {}
+
+
+def test_band_scores_of_the_worst_clips(tmp_path, monkeypatch):
+    make_results(tmp_path, ["fan"], NAMES, kept=True)
+    runs = {m: Run(tmp_path / f"results/own/{m}_1").version("fan", VERSION) for m in NAMES}
+    (runs["na_0256"] / "ensemble_test_band_score.csv").unlink()
+    held_out = pd.read_csv(runs["na_1024"] / "ensemble_held_out_score.csv")
+    usual = {"AS-X/0": np.arange(12.0), "AS-X/1": 7.0, "AS-Y/0": 3.0}
+    table = pd.DataFrame({"path": held_out.path, **usual})
+    write_csv(runs["na_1024"] / "ensemble_held_out_band_score.csv", table)
+    (own,) = data_of(make_page(tmp_path, NAMES, monkeypatch=monkeypatch))["datasets"]
+    found = own["methods"]["na_1024"]["machines"]["fan"]
+    scores = pd.read_csv(runs["na_1024"] / "ensemble_test_score.csv").set_index("path")["AS-X"]
+    assert (found["bands"]["names"], found["bands"]["usual"]) == (["0", "1"], [5.5, 7.0])
+    assert list(found["bands"]["clips"]) == [path for path, _ in found["worst"]]
+    for path, values in found["bands"]["clips"].items():
+        assert values == pytest.approx([scores[path] - 0.01, scores[path] + 0.01], rel=0.01)
+    assert own["methods"]["na_0256"]["machines"]["fan"]["bands"] == {}
 
 
 def test_unknown_ground_truth_and_clips_that_are_gone(tmp_path, monkeypatch):
@@ -408,6 +431,8 @@ async function tryOut() {
       bottom < box.bottom + 2 && right > left && bottom > top;
   });
   seen.push(["marks", inside]);
+  const bars = [...document.querySelectorAll(".bands div")];
+  seen.push(["bars", bars.map(bar => bar.getBoundingClientRect().width > 0)]);
   seen.push(["wider than the window", document.documentElement.scrollWidth > innerWidth]);
   const requests = performance.getEntriesByType("resource").map(request => request.name);
   seen.push(["requests", requests.filter(name => !name.startsWith("data:"))]);
@@ -459,6 +484,7 @@ def test_page_in_a_browser(small, window):
     assert seen["hover scores"]
     assert seen["audio"] == pytest.approx(1.0, abs=0.05)
     assert seen["pictures"] == 3 * [128, 96, 96, 96]  # the clip; thirds of the comparison
+    assert seen["bars"] == 3 * [True, True]
     assert seen["marks"] == 3 * [True, "no mark", True]
     assert seen["wider than the window"] is False
     assert seen["requests"] == []

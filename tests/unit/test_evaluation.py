@@ -9,8 +9,10 @@ from unlabeledasd.clips import index_clips
 from unlabeledasd.errors import InputError
 from unlabeledasd.evaluation import CACHED_BATCH, embed, score_machines
 from unlabeledasd.networks import MultiResolutionNet
-from unlabeledasd.results import report
+from unlabeledasd.results import average_scores, report
 from unlabeledasd.runs.folder import Run
+from unlabeledasd.scorers.density import VarMin
+from unlabeledasd.scorers.references import Knn
 from unlabeledasd.scoring import TargetKmeansCos
 
 COLUMN = "AS-TargetKmeansCos-16-plain"
@@ -102,6 +104,37 @@ def test_several_scorers_are_columns_and_rows(tmp_path):
     columns = [COLUMN, "AS-TargetKmeansCos-4-plain"]
     assert list(pd.read_csv(folder / "epoch12_test_score.csv"))[3:] == columns
     assert pd.read_csv(folder / "epoch12_test_result.csv").post_process.tolist() == columns
+
+
+def test_band_scores_combine_to_the_scores(tmp_path):
+    run, table = Run(tmp_path), make_table(["fan"])
+    rng = np.random.default_rng(0)
+    scorers = [VarMin(parts="mean"), Knn(), Knn(2, parts="max")]
+    folders = [run.version("fan", f"epoch{i}") for i in (1, 2)]
+    bands = []
+    for i, folder in enumerate(folders, 1):
+        embeddings = rng.standard_normal((len(table), 5, 6))
+        score_machines(run, f"epoch{i}", f"epoch{i}", table, embeddings, scorers)
+        for split in ("held_out", "test"):
+            whole = pd.read_csv(folder / f"epoch{i}_{split}_score.csv")
+            own = pd.read_csv(folder / f"epoch{i}_{split}_band_score.csv")
+            assert own.path.tolist() == whole.path.tolist()
+            assert own.shape == (len(whole), 1 + 2 * 5)  # Knn() compares embeddings as a whole
+            for column, combine in (("AS-VarMin-4-mean", "mean"), ("AS-Knn-2-max", "max")):
+                parts = own[[f"{column}/{band}" for band in range(5)]]
+                np.testing.assert_allclose(parts.agg(combine, axis=1), whole[column], rtol=1e-12)
+        assert not (folder / f"epoch{i}_train_band_score.csv").exists()
+        bands.append(own)
+    average_scores(run, [("epoch1", "epoch1"), ("epoch2", "epoch2")], "mean", scorers[0].column)
+    file = run.version("fan", "mean") / "ensemble_test_band_score.csv"
+    mean = pd.read_csv(file)
+    assert list(mean) == ["path", *(f"AS-ensemble/{band}" for band in range(5))]
+    expected = (bands[0].iloc[:, 1:6] + bands[1].iloc[:, 1:6]) / 2
+    np.testing.assert_allclose(mean.iloc[:, 1:], expected, rtol=1e-12)
+    scores = pd.read_csv(file.with_name("ensemble_test_score.csv"))["AS-ensemble"]
+    np.testing.assert_allclose(mean.iloc[:, 1:].mean(axis=1), scores, rtol=1e-12)
+    average_scores(run, [("epoch1", "epoch1"), ("epoch2", "epoch2")], "mean", scorers[1].column)
+    assert not file.exists()  # these scores have no bands
 
 
 def test_stored_scorers(tmp_path):

@@ -29,7 +29,7 @@ from unlabeledasd.scorers.domains import (
 from unlabeledasd.scorers.gaussian import Mahalanobis
 from unlabeledasd.scorers.references import Knn, ReferenceScorer
 from unlabeledasd.scorers.smote import Smote, interpolate
-from unlabeledasd.scoring import TargetKmeansCos
+from unlabeledasd.scoring import TargetKmeansCos, scores_and_parts
 
 # test_standardized and test_views have the others
 FILES = sorted(file.stem for file in (ROOT / "src/config/scorer").glob("*.yaml"))
@@ -387,6 +387,12 @@ def test_parts_are_scored_by_their_own_references(name, shape):
     np.testing.assert_allclose(score("max"), single.max(axis=0), rtol=1e-12)
     for i in (0, 2, -1):
         np.testing.assert_array_equal(score(i), single[i])
+    for how in ("mean", "max", "whole", 1):
+        fitted = make(name).set_params(parts=how).fit(joined[:20], target)
+        scores, found = scores_and_parts(fitted, joined[20:])
+        np.testing.assert_array_equal(scores, fitted.score(joined[20:]))
+        assert list(found) == (["0", "1", "2"] if how in ("mean", "max") else [])
+        np.testing.assert_array_equal(list(found.values()), single if found else [])
     flat = np.concatenate(parts, axis=1)
     whole = make(name).fit(flat[:20], target).score(flat[20:])
     np.testing.assert_allclose(score("whole"), whole, rtol=1e-6)

@@ -21,7 +21,7 @@ from unlabeledasd.scorers.domains import DomainZ
 from unlabeledasd.scorers.references import Knn
 from unlabeledasd.scorers.standardized import Standardized
 from unlabeledasd.scorers.views import FusedViews
-from unlabeledasd.scoring import learned_arrays, restore
+from unlabeledasd.scoring import learned_arrays, restore, scores_and_parts
 
 
 def scorer(back_size: int = 5) -> FusedViews:
@@ -43,6 +43,10 @@ def test_mean_of_the_z_of_both_views(n, n_target, seed):
         own = clone(part).fit(train[:, columns], is_target).score(test[:, columns])
         expected.append(standardize(own, held_out_scores(part, train[:, columns], is_target)))
     np.testing.assert_allclose(fitted.score(test), np.mean(expected, axis=0), rtol=1e-9)
+    scores, views = scores_and_parts(fitted, test)
+    np.testing.assert_array_equal(scores, fitted.score(test))
+    assert list(views) == ["front", "back"]
+    np.testing.assert_allclose(list(views.values()), expected, rtol=1e-9)
     # a clip's score does not depend on the others
     np.testing.assert_allclose(fitted.score(test[2:3]), fitted.score(test)[2:3], rtol=1e-9)
     again = restore(scorer(), {f"m/{k}": v for k, v in learned_arrays(fitted).items()}, "m/")

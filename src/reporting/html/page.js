@@ -145,6 +145,28 @@ function comparison(normal, found) {
   })];
 }
 
+// One bar a band: by how much its score is above (or below) its usual value.
+function bars({names, usual}, scores) {
+  const above = scores.map((score, i) => score - usual[i]), most = Math.max(...above.map(Math.abs));
+  const order = names.map((_, i) => i).sort((a, b) => above[b] - above[a]), first = order[0];
+  const list = document.createElement("div");
+  list.className = "bands";
+  names.forEach((name, i) => {
+    const label = document.createElement("span"), bar = document.createElement("div");
+    label.textContent = name;
+    bar.style.width = `${most ? 100 * Math.abs(above[i]) / most : 0}%`;
+    bar.className = above[i] < 0 ? "below" : "above";
+    bar.title = `${scores[i]}, usually ${usual[i]}`;
+    list.append(label, bar);
+  });
+  const words = `${scores[first]}, usually ${usual[first]}`;
+  const which = /^\d/.test(names[first]) ? `band ${names[first]}` : names[first];
+  const caption = document.createElement("figcaption");
+  caption.textContent = "band scores above (orange) and below (blue) their usual values: " +
+    "the medians of held-out training clips";
+  return [paragraph(`Raised most by ${which}: ${words}`), list, caption];
+}
+
 function drawWorst(machine) {
   byId("unexplained").textContent = method().unexplained;
   byId("worst").replaceChildren(...machine.worst.map(([path, text]) => {
@@ -159,6 +181,8 @@ function drawWorst(machine) {
       figure.append(picture, audio);
     }
     figure.append(paragraph(text), paragraph(path));
+    const bands = machine.bands.clips?.[path];
+    if (bands) figure.append(...bars(machine.bands, bands));
     const normal = machine.nearest[path], pairs = data.compared[`${chosen.datasets}/${path}`];
     if (normal) figure.append(...comparison(normal, pairs[normal]));
     return figure;

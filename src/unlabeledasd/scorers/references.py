@@ -105,6 +105,10 @@ class ReferenceScorer(BaseEstimator):
 
     def score(self, embedding: np.ndarray) -> np.ndarray:
         """embedding (N, D) or (N, P, D) -> anomaly scores (N,), higher = more anomalous."""
+        return self.score_with_parts(embedding)[0]
+
+    def score_with_parts(self, embedding: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(scores (N,), those of each part, from 0): the mean or the maximum of these."""
         kept = {name[:-1]: value for name, value in vars(self).items() if name.endswith("_")}
         if not kept:
             raise NotFittedError(f"{type(self).__name__}.score before fit")
@@ -112,7 +116,8 @@ class ReferenceScorer(BaseEstimator):
         with one_thread():
             for i, part in enumerate(self.split(embedding)):
                 scores.append(self.measure(part, {name: kept[name][i] for name in kept}))
-        return np.max(scores, axis=0) if self.parts == "max" else np.mean(scores, axis=0)
+        whole = np.max(scores, axis=0) if self.parts == "max" else np.mean(scores, axis=0)
+        return whole, {str(i): score for i, score in enumerate(scores)}
 
     def split(self, embedding: np.ndarray) -> np.ndarray:
         """The parts that `parts` names, (P, N, D)."""

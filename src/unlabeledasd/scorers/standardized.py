@@ -4,6 +4,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 
+from unlabeledasd.scoring import scores_and_parts
+
 ANCHOR = 100.0  # standard deviations
 FLOOR = 0.1  # of the mean standard deviation: the least one that a dimension gets
 
@@ -43,7 +45,11 @@ class Standardized(BaseEstimator):
 
     def score(self, embedding: np.ndarray) -> np.ndarray:
         """embedding (N, D) or (N, P, D) -> anomaly scores (N,), higher = more anomalous."""
-        return self.restored().score(self.standardize(embedding))
+        return self.score_with_parts(embedding)[0]
+
+    def score_with_parts(self, embedding: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(scores (N,), those of the parts of the inner scorer)."""
+        return scores_and_parts(self.restored(), self.standardize(embedding))
 
     def restored(self) -> BaseEstimator:
         """The fitted inner scorer."""

@@ -50,11 +50,16 @@ class FusedViews(BaseEstimator):
 
     def score(self, embedding: np.ndarray) -> np.ndarray:
         """embedding (N, D) -> anomaly scores (N,), higher = more anomalous."""
+        return self.score_with_parts(embedding)[0]
+
+    def score_with_parts(self, embedding: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """(scores (N,), the z (N,) of each view): the mean of these."""
         if not hasattr(self, "means_"):
             raise NotFittedError("FusedViews.score before fit")
         views = zip(VIEWS, self.split(embedding), strict=True)
         scores = np.stack([self.restored(name).score(view) for name, view in views], axis=1)
-        return ((scores - self.means_) / self.deviations_).mean(axis=1)
+        z = (scores - self.means_) / self.deviations_
+        return z.mean(axis=1), dict(zip(VIEWS, z.T, strict=True))
 
     def restored(self, name: str) -> BaseEstimator:
         """The fitted scorer of a view."""
