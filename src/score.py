@@ -21,7 +21,8 @@ the challenge. The network has seen these clips, so new normal clips score highe
 were few of them alarms are far more frequent than the quantile says. So give 30 or more normal
 recordings of a machine, which were not trained on, by --normal. A detector of src/learn.py has set
 such recordings aside: its thresholds keep its rate of false alarms, and the p-value is the chance
-of a score as high for a normal recording.
+of a score as high for a normal recording. Its last scores are kept in recent.json in its folder; a
+line says where they drift from calibration as a whole, which single alarms do not say.
 """
 
 import argparse
@@ -37,13 +38,15 @@ import numpy as np
 from tqdm import tqdm
 
 from reporting.curves import curve_file, write_curve
+from reporting.drift import History, drift_fields, state_options
 from reporting.explained import Explainer
 from reporting.lines import FIELDS, Tally, as_line, csv_line, print_beside_bar, reported
-from reporting.stream import FORMATS, score_stream
+from reporting.stream import score_stream, stream_options
 from unlabeledasd.audio.clip_names import composed
 from unlabeledasd.audio.folders import Found
 from unlabeledasd.decisions import THRESHOLDS
 from unlabeledasd.detection.inbox import SUFFIXES, Inbox, Recording, look, machine_of, settled
+from unlabeledasd.detection.recent import RECORDINGS
 from unlabeledasd.errors import InputError, one_line_errors, printable
 
 NO_GUARANTEE = (
@@ -111,6 +114,8 @@ def score(detector, recording: Recording, tally: Tally, options: argparse.Namesp
         float(detector.p_value(machine, mean)),
         explainer and explainer.explain(path, machine, curve, options.hop, options.channel),
     ]
+    drift = options.history.add_recording(path, machine, curve.score.to_numpy(), threshold)
+    values += drift_fields(drift).values()
     result = {
         name: None if isinstance(value, float) and isnan(value) else value
         for name, value in zip(FIELDS, values, strict=True)
@@ -119,6 +124,8 @@ def score(detector, recording: Recording, tally: Tally, options: argparse.Namesp
     tally.scored += 1
     for note in notes:
         print_beside_bar(f"note: {path}: {note}", sys.stderr)
+    if options.watch:
+        options.history.follow(machine, RECORDINGS, drift)
     if options.curves:
         file = curve_file(options.curves, options.recordings, path, machine)
         write_curve(file, curve, threshold, options.pictures)
@@ -173,15 +180,8 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="SECONDS",
         help="with --watch: how long a file has been left alone (default: %(default)s)",
     )
-    parser.add_argument("--stream-rate", type=int, metavar="HZ", help="of - (the detector's)")
-    parser.add_argument("--stream-channels", type=int, default=1, help="(default: %(default)s)")
-    parser.add_argument("--stream-format", choices=list(FORMATS), default="s16le")
-    parser.add_argument(
-        "--alarm-of",
-        default="1/1",
-        metavar="K/M",
-        help="with -: an alarm is K anomalous windows of the last M (default: %(default)s)",
-    )
+    stream_options(parser)
+    state_options(parser)
     options = parser.parse_args(arguments)
     with one_line_errors(OSError):
         sys.exit(run(options))
@@ -210,13 +210,22 @@ def run(options: argparse.Namespace) -> int:
         raise InputError(
             f"--hop {options.hop}: more than 0 and at most {window:g} s, the length of a window"
         )
-    tally = Tally()
+    options.history = History(detector, options.run, options)
+    try:
+        return score_them(detector, Tally(), options)
+    finally:
+        options.history.finish()
+
+
+def score_them(detector, tally: Tally, options: argparse.Namespace) -> int:
+    """A stream, or recordings and folders -> exit status."""
     if options.recordings == [Path("-")]:
         if options.normal:
             refer_to(detector, look([options.normal]), tally, options)
         elif detector.alarm_rate is None:
             print_beside_bar(NO_GUARANTEE, sys.stderr)
-        return score_stream(detector, sys.stdin.buffer, options) or int(tally.failed > 0)
+        status = score_stream(detector, sys.stdin.buffer, options, options.history)
+        return status or int(tally.failed > 0)
     options.explainer = None
     if options.explain:
         options.explainer = Explainer(detector, options.run, options.explain, options.recordings)

@@ -18,6 +18,7 @@ from unlabeledasd.errors import InputError, one_line, printable
 FIELDS = (
     *("clip", "machine", "score", "percentile", "threshold", "decision"),
     *("windows", "windows_above", "worst_start_s", "note", "p_value", "explanation"),
+    *("drift", "drift_p_value"),
 )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections import deque
 from collections.abc import Iterator
 from math import isnan
@@ -11,13 +11,27 @@ from typing import BinaryIO
 import numpy as np
 import soxr
 
+from reporting.drift import STREAM_SECONDS, History, drift_fields
 from unlabeledasd.audio.levels import check_values, level_notes
 from unlabeledasd.audio.two_channels import last_channel
+from unlabeledasd.detection.recent import WINDOWS
 from unlabeledasd.detection.recordings import windows
 from unlabeledasd.errors import InputError, check_range
 
 FORMATS = {"s16le": "<i2", "s32le": "<i4", "f32le": "<f4"}  # as arecord and ffmpeg name them
 BLOCK_SECONDS = 0.25
+
+
+def stream_options(parser: ArgumentParser) -> None:
+    parser.add_argument("--stream-rate", type=int, metavar="HZ", help="of - (the detector's)")
+    parser.add_argument("--stream-channels", type=int, default=1, help="(default: %(default)s)")
+    parser.add_argument("--stream-format", choices=list(FORMATS), default="s16le")
+    parser.add_argument(
+        "--alarm-of",
+        default="1/1",
+        metavar="K/M",
+        help="with -: an alarm is K anomalous windows of the last M (default: %(default)s)",
+    )
 
 
 def read_stream(
@@ -52,7 +66,7 @@ def resampled(blocks: Iterator[np.ndarray], rate: int, wanted: int) -> Iterator[
     yield resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
 
-def score_stream(detector, stream: BinaryIO, options: Namespace) -> int:
+def score_stream(detector, stream: BinaryIO, options: Namespace, history: History) -> int:
     """Print a JSON line for every window until the stream ends -> exit status.
 
     Its `alarm` is true while `options.alarm_of` (K/M) of the last windows are anomalous: single
@@ -62,7 +76,7 @@ def score_stream(detector, stream: BinaryIO, options: Namespace) -> int:
         1 <= int(found[1]) <= int(found[2])
     ):
         raise InputError(f"--alarm-of {options.alarm_of}: K/M with 1 <= K <= M, for instance 3/5")
-    detector = detector.of_windows()
+    history.calibrated = detector = detector.of_windows()
     needed, last = int(found[1]), deque[bool](maxlen=int(found[2]))
     rate, channels = options.stream_rate or detector.sample_rate, options.stream_channels
     check_range("--stream-rate", rate, 1000, 1_000_000)
@@ -81,6 +95,7 @@ def score_stream(detector, stream: BinaryIO, options: Namespace) -> int:
     threshold = detector.threshold(machine, options.threshold, options.quantile)
     hop = round((options.hop or detector.n_samples / detector.sample_rate) * detector.sample_rate)
     blocks = read_stream(stream, rate, channels, options.stream_format, channel)
+    kept_every = max(1, round(STREAM_SECONDS * detector.sample_rate / hop))
     count = 0
     for start, wave in windows(
         resampled(blocks, rate, detector.sample_rate), detector.n_samples, hop
@@ -88,6 +103,8 @@ def score_stream(detector, stream: BinaryIO, options: Namespace) -> int:
         score = float(detector.score_windows(wave[None], machine)[0])
         last.append(score > threshold)
         p_value = float(detector.p_value(machine, score))
+        alarm = sum(last) >= needed
+        drift = history.add_window(machine, count, kept_every, score, threshold, alarm)
         line = {
             "start_s": round(start / detector.sample_rate, 3),
             "machine": machine,
@@ -95,10 +112,12 @@ def score_stream(detector, stream: BinaryIO, options: Namespace) -> int:
             "threshold": None if isnan(threshold) else threshold,
             "decision": None if isnan(threshold) else "anomaly" if last[-1] else "normal",
             "p_value": None if isnan(p_value) else p_value,
-            "alarm": sum(last) >= needed,
+            "alarm": alarm,
             "note": "; ".join(level_notes(wave, is_float=False)) or None,
+            **drift_fields(drift),
         }
         print(json.dumps(line), flush=True)
+        history.follow(machine, WINDOWS, drift)
         count += 1
     if not count:
         raise InputError("-: no samples came")
