@@ -146,8 +146,7 @@ def sentence(machine: str, kind: str, found: Drift, rate: float) -> str:
         return f"{head}; recordings that were learned score lower, and so may another operation"
     if not found.looks_new(rate):
         return (
-            f"{head}; a fault, or another microphone, place or operating state: "
-            "look for the cause, nothing was only a single alarm"
+            f"{head}; a fault, or another microphone, place or operating state: look for the cause"
         )
     if kind == WINDOWS:
         return (
