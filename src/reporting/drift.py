@@ -24,9 +24,7 @@ from unlabeledasd.detection.recent import (
 )
 from unlabeledasd.errors import InputError, printable
 
-SAVE_SECONDS = (
-    10  # at most between a score and the state file, while a folder or stream is followed
-)
+SAVE_SECONDS = 10  # between two writings of the state file, while a folder or stream is followed
 STREAM_SECONDS = 60  # of a stream, one score is kept: windows next to each other are alike
 SHOWN = 3  # names in a line
 
@@ -58,7 +56,7 @@ class History:
         self.recent = None
         if self.rate is not None and not options.no_state:
             self.recent = Recent(options.state or folder / NAME, detector)
-        self.said: dict[tuple[str, str], bool] = {}
+        self.said: set[tuple[str, str]] = set()
         self.changed: dict[tuple[str, str], None] = {}
         self.saved = monotonic()
         self.stream, self.kept = now(), None  # the last one that is kept of a stream
@@ -72,8 +70,7 @@ class History:
         key = content(path).hex() if path.is_file() else ""
         clip = printable(os.path.abspath(path))  # noqa: PTH100  links stay links
         mean, highest = float(scores.mean()), float(scores.max())
-        kept = None if np.isnan(threshold) else float(threshold)
-        one = Scored(now(), clip, key, mean, highest, kept, mean > threshold)
+        one = Scored(now(), clip, key, mean, highest, or_none(threshold), mean > threshold)
         return self._add(machine, RECORDINGS, one)
 
     def add_window(
@@ -87,9 +84,8 @@ class History:
         if self.recent is None:
             return None
         if self.kept is None or number % every == 0:
-            kept = None if np.isnan(threshold) else float(threshold)
             key = f"{self.stream} {number}"
-            self.kept = Scored(now(), "", key, score, score, kept, alarm)
+            self.kept = Scored(now(), "", key, score, score, or_none(threshold), alarm)
         highest = max(score, self.kept.highest)
         self.kept = self.kept._replace(highest=highest, is_alarm=self.kept.is_alarm or alarm)
         return self._add(machine, WINDOWS, self.kept)
@@ -109,12 +105,11 @@ class History:
 
     def follow(self, machine: str, kind: str, found: Drift | None) -> None:
         """Say once that scores drift; again only after they clearly did not."""
-        is_said = self.said.get((machine, kind), False)
-        if found and found.is_found and not is_said:
-            self.said[machine, kind] = True
+        if found and found.is_found and (machine, kind) not in self.said:
+            self.said.add((machine, kind))
             print_beside_bar(f"note: {sentence(machine, kind, found, self.rate)}", sys.stderr)
         elif found and found.p_value > 10 * LEVEL:
-            self.said[machine, kind] = False
+            self.said.discard((machine, kind))
 
     def save(self) -> None:
         """A state file that cannot be written is reported, and does not end the scoring."""
@@ -131,6 +126,11 @@ class History:
         for machine, kind in self.changed:
             self.follow(machine, kind, self.test(machine, kind))
         self.save()
+
+
+def or_none(threshold: float) -> float | None:
+    """JSON has no nan."""
+    return None if np.isnan(threshold) else float(threshold)
 
 
 def now() -> str:

@@ -7,7 +7,6 @@ the last scores and that of the calibration scores.
 
 import hashlib
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +156,7 @@ class Recent:
             self._insert(machine, kind, one)
         kinds = (RECORDINGS, WINDOWS)
         machines = {
-            name: own | {kind: as_dicts(own[kind]) for kind in kinds}
+            name: own | {kind: [one._asdict() for one in own[kind]] for kind in kinds}
             for name, own in self.series.items()
         }
         write_json(self.file, {"machines": machines})
@@ -173,7 +172,3 @@ class Recent:
             own[known[0]] = one._replace(time=own[known[0]].time)
         else:
             self.series[machine][kind] = [*own, one][-KEPT:]
-
-
-def as_dicts(entries: Iterable[Scored]) -> list[dict[str, Any]]:
-    return [one._asdict() for one in entries]
