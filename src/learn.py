@@ -29,6 +29,7 @@ import yaml
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
+from reporting.detector_page import write_detector_page
 from reporting.lines import Tally, reported
 from settings.build import CONFIG_PATH, build
 from unlabeledasd.audio import AudioFile
@@ -41,6 +42,7 @@ from unlabeledasd.detection.learning import (
     assign_roles,
     calibrate,
     embed_recording,
+    keep_facts,
     kept_file,
     promise,
     read_learned,
@@ -152,9 +154,8 @@ def learn(options: argparse.Namespace, problems: Tally) -> Run:
     facts = find(options, problems)
     config = make_config(facts, options)
     dataset = config["dataset"]
-    channel = (
-        "the mean of all channels" if options.channel is None else f"channel {options.channel}"
-    )
+    one = options.channel
+    channel = "the mean of all channels" if one is None else f"channel {one}"
     print(
         f"windows of {dataset['clip_seconds']} s at {dataset['sample_rate']} Hz, {channel}; "
         f"method {METHOD}, scorer {SCORER}"
@@ -163,6 +164,7 @@ def learn(options: argparse.Namespace, problems: Tally) -> Run:
     learned = with_roles(table, embedding, options.alarm_rate, problems)
     with run.claim():
         write(run, config, learned)
+        keep_facts(run, facts)
     return run
 
 
@@ -203,6 +205,7 @@ def add(options: argparse.Namespace, problems: Tally) -> Run:
     later = table.assign(unit=table.recording, role=roles, batch=before.batches)
     with run.claim():
         write(run, config, before.added(Learned(later, embedding)))
+        keep_facts(run, facts)
     print(f"added: {len(names)} recordings; --undo {run.folder} takes them back")
     return run
 
@@ -230,10 +233,8 @@ def test(run: Run, options: argparse.Namespace) -> None:
     detector, rows = load(run.folder), []
     learned = set(read_learned(run).windows.recording)
     names = list(detector.machines)
-    for recording in tqdm(
-        look([options.test]).recordings, desc="testing", leave=False, disable=None
-    ):
-        path = recording.path
+    paths = [recording.path for recording in look([options.test]).recordings]
+    for path in tqdm(paths, desc="testing", leave=False, disable=None):
         if str(path.absolute()) in learned:
             continue
         named = [name for name in path.parts if name in names]
@@ -241,9 +242,8 @@ def test(run: Run, options: argparse.Namespace) -> None:
         condition = stated_by(path, machine)
         if condition != UNKNOWN:
             score = detector.score_file(path, machine)
-            rows.append(
-                (machine, condition == "anomaly", score, score > detector.threshold(machine))
-            )
+            alarm = score > detector.threshold(machine)
+            rows.append((machine, condition == "anomaly", score, alarm))
     table = pd.DataFrame(rows, columns=["machine", "anomaly", "score", "alarm"])
     for machine, own in table.groupby("machine"):
         counts = f"{(~own.anomaly).sum()} normal, {own.anomaly.sum()} anomalous"
@@ -288,6 +288,8 @@ def main(arguments: list[str] | None = None) -> None:
         run = undo(options) if options.undo else (add if options.add else learn)(options, problems)
         if options.test:
             test(run, options)
+        with reported(problems, run.folder):
+            print(f"page: {write_detector_page(run.folder)}")
         if problems.failed:
             print(f"{problems.failed} could not be used, see above", file=sys.stderr)
         print(f"detector: {run.folder}; python src/score.py {run.folder} RECORDING")

@@ -1,15 +1,20 @@
-"""Tables of challenge scores, and a page with their details.
+"""Tables of challenge scores, and a page with their details; the page of a detector.
 
   python src/report.py --datasets dcase2023 dcase2024 --methods na_1024 na_0256 --seeds 1 2 3
   python src/report.py ... --name table1      of the files written
   python src/report.py ... --baseline na_1024 differences to one method, with 95 % intervals
   python src/report.py ... --baseline na_1024 --resample seeds
   python src/report.py ... --html             a page with plots and the most misranked clips
+  python src/report.py DETECTOR               DETECTOR/detector.html, of src/learn.py
 
 Reads the finished runs below --results-dir and writes <name>.csv, <name>.md, <name>.tex and
 <name>.html there. The challenge score of a set of machines is the harmonic mean over all 3 x M
 official values; dev and eval are the development and evaluation machines of the dataset, all is
 both. Mean and standard deviation are over seeds.
+
+The page of a detector shows what was learned, the calibration scores and threshold of each machine,
+and of the scores that src/score.py kept: when there were alarms, whether they drift, and the
+recordings with the highest scores, each next to the normal clip that it resembles most.
 """
 
 import argparse
@@ -119,9 +124,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--datasets", nargs="+", required=True)
-    parser.add_argument("--methods", nargs="+", required=True)
-    parser.add_argument("--seeds", nargs="+", type=int, required=True)
+    parser.add_argument("detector", nargs="?", type=Path, help="of src/learn.py; else:")
+    parser.add_argument("--datasets", nargs="+")
+    parser.add_argument("--methods", nargs="+")
+    parser.add_argument("--seeds", nargs="+", type=int)
     parser.add_argument("--results-dir", type=Path, default=Path("results/exp"))
     parser.add_argument(
         "--version", default="epoch_12_14_16", help="which scores (default: %(default)s)"
@@ -142,8 +148,21 @@ def main() -> None:
     parser.add_argument(
         "--data-dir", type=Path, help="where these clips are, if not where the runs found them"
     )
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="of a detector's recent scores, if elsewhere"
+    )
     arguments = parser.parse_args()
-    for name in ("datasets", "methods", "seeds"):
+    grid = ("datasets", "methods", "seeds")
+    if arguments.detector:
+        with one_line_errors(OSError):
+            from reporting.detector_page import write_detector_page
+
+            page = write_detector_page(arguments.detector, arguments.state, arguments.clips)
+            print(f"written: {page}")
+        return
+    if missing := [f"--{name}" for name in grid if not getattr(arguments, name)]:
+        parser.error(f"DETECTOR or {' '.join(missing)}: required")
+    for name in grid:
         setattr(arguments, name, list(dict.fromkeys(getattr(arguments, name))))
     with one_line_errors(OSError):
         if arguments.baseline and arguments.baseline not in arguments.methods:

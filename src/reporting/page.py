@@ -1,17 +1,15 @@
 """The page of a report (src/report.py --html): one file that needs no network."""
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pandas as pd
-from plotly.offline import get_plotlyjs
 from sklearn.metrics import roc_curve
 from tqdm import tqdm
 
 from reporting.grid import find_run, machine_sets, single_epochs
+from reporting.rendering import rendered
 from reporting.worst_clips import Neighbors, band_scores, compared, listen, wrongness
 from settings.kept import load_config
 from unlabeledasd.audio.clip_names import parse_clip
@@ -23,7 +21,6 @@ from unlabeledasd.metrics import MAX_FPR, OFFICIAL
 from unlabeledasd.results import find_csv, read_metrics, read_scores
 from unlabeledasd.runs.folder import Run
 
-PARTS = Path(__file__).parent / "html"
 LIMIT_MB = 15
 
 
@@ -37,17 +34,13 @@ def write_page(file: Path, tables: list[tuple], notes: str, options: Namespace) 
     # once for all methods: dataset/path -> sound and picture, -> normal clip -> what differs
     data: dict = {"media": {}, "compared": {}}
     data["datasets"] = [collect(dataset, options, data) for dataset in options.datasets]
-    html = (PARTS / "page.html").read_text(encoding="utf-8")
-    template = jinja2.Environment(autoescape=True).from_string(html)
-    text = template.render(
+    text = rendered(
+        "page",
+        data,
         title=f"{options.name}: {', '.join(options.datasets)}",
         version=options.version,
         tables=[(title, cells.reset_index(), best) for title, cells, best in tables if len(cells)],
         notes=notes.strip(),
-        css=(PARTS / "page.css").read_text(encoding="utf-8"),
-        script=(PARTS / "page.js").read_text(encoding="utf-8"),
-        plotly=get_plotlyjs(),
-        data=json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     )
     write_text(file, text)
     if (size := len(text.encode()) / 1e6) > LIMIT_MB:

@@ -135,16 +135,24 @@ def compared(
 ) -> dict:
     """What differs between the first `seconds` of a clip and of a normal clip, for the page.
 
-    sentence; picture: a data URI, the clip, the normal clip and their difference, one above the
-    other; region: left, top, width and height of what differs, in percent of each of the three;
-    scale. Where a file cannot be read: missing, the reason.
+    As of `difference`; where a file cannot be read: missing, the reason.
     """
     try:
         stop = round(seconds * sample_rate) if seconds else None
         waves = [read_wave(file, channel)[:stop] for file in (path, normal)]
     except InputError as error:
         return {"missing": printable(error)}
-    found, levels, normal_levels = compare(*waves, sample_rate)
+    return difference(*waves, sample_rate)
+
+
+def difference(wave: np.ndarray, normal: np.ndarray, sample_rate: int) -> dict:
+    """What differs between waveforms (T,) and (T',), for the page.
+
+    sentence; picture: a data URI, the clip, the normal clip and their difference, one above the
+    other; region: left, top, width and height of what differs, in percent of each of the three;
+    scale.
+    """
+    found, levels, normal_levels = compare(wave, normal, sample_rate)
     width = levels.shape[1]
     images = []
     for image, colors, (least, most) in panels(levels, normal_levels):

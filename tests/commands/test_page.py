@@ -452,10 +452,10 @@ def browse(file, profile, *flags) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def outcome_of(text: str, folder, *flags) -> dict:
+def outcome_of(text: str, folder, *flags, script: str = TRY_OUT) -> dict:
     file = folder / "tried.html"
     file.write_text(
-        text.replace("<head>", "<head>" + COLLECT).replace("</body>", TRY_OUT + "</body>")
+        text.replace("<head>", "<head>" + COLLECT).replace("</body>", script + "</body>")
     )
     done = browse(file, folder / "profile", "--virtual-time-budget=20000", "--dump-dom", *flags)
     assert ":CONSOLE" not in done.stderr, done.stderr

@@ -6,6 +6,8 @@ again. Recordings are references of the scorer, or set aside for calibration, or
 scored by a scorer that was fitted without it.
 """
 
+import json
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +21,7 @@ from unlabeledasd.detection.conformal import least_scores
 from unlabeledasd.detection.recordings import read_blocks, windows
 from unlabeledasd.detection.survey import Facts, measured
 from unlabeledasd.errors import InputError
-from unlabeledasd.files import read_npz, write_npz
+from unlabeledasd.files import read_npz, write_npz, write_text
 from unlabeledasd.results import write_scores
 from unlabeledasd.runs.embeddings import parse_table
 from unlabeledasd.runs.folder import UNTRAINED, Run
@@ -116,6 +118,27 @@ def read_learned(run: Run) -> Learned:
     if len(learned.windows) != len(learned.embedding):
         raise InputError(f"{file}: corrupt, embeddings of other windows")
     return learned
+
+
+def facts_file(run: Run) -> Path:
+    return run.all / "recordings.json"
+
+
+def keep_facts(run: Run, facts: list[Facts]) -> None:
+    """Keep what was found in the recordings that a detector learned, next to earlier ones."""
+    known = {one.recording: one for one in [*read_facts(run), *facts] if not np.isnan(one.level_db)}
+    write_text(facts_file(run), json.dumps([asdict(one) for one in known.values()], indent=1))
+
+
+def read_facts(run: Run) -> list[Facts]:
+    """What `keep_facts` kept; empty where nothing was. InputError for a corrupt file."""
+    file = facts_file(run)
+    if not file.is_file():
+        return []
+    try:
+        return [Facts(**one) for one in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{file}: corrupt ({error}); remove it") from None
 
 
 def embed_recording(facts: Facts, extractor: Any, sample_rate: int, channel: Channel) -> np.ndarray:
