@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from argparse import ArgumentParser, Namespace
 from collections import deque
 from collections.abc import Iterator
@@ -12,8 +13,11 @@ import numpy as np
 import soxr
 
 from reporting.drift import STREAM_SECONDS, History, drift_fields
+from reporting.lines import print_beside_bar
 from unlabeledasd.audio.levels import check_values, level_notes
 from unlabeledasd.audio.two_channels import last_channel
+from unlabeledasd.detection.conformal import onset_rate, windows_in_a_row
+from unlabeledasd.detection.detector import Detector
 from unlabeledasd.detection.recent import WINDOWS
 from unlabeledasd.detection.recordings import windows
 from unlabeledasd.errors import InputError, check_range
@@ -27,11 +31,45 @@ def stream_options(parser: ArgumentParser) -> None:
     parser.add_argument("--stream-channels", type=int, default=1, help="(default: %(default)s)")
     parser.add_argument("--stream-format", choices=list(FORMATS), default="s16le")
     parser.add_argument(
-        "--alarm-of",
-        default="1/1",
-        metavar="K/M",
-        help="with -: an alarm is K anomalous windows of the last M (default: %(default)s)",
+        "--alarm-of", metavar="K/M", help="of -: K anomalous windows of the last M (1/1)"
     )
+    parser.add_argument(
+        "--false-alarm-every",
+        type=float,
+        metavar="HOURS",
+        help="of -: choose how many windows in a row, if they err independently of each other",
+    )
+
+
+def alarm_rule(
+    detector: Detector, seconds: float, options: Namespace
+) -> tuple[int, int, str | None]:
+    """(K, M, what a rule that was chosen promises): an alarm is K anomalous windows of the last M.
+
+    seconds: from one window to the next.
+    """
+    hours = options.false_alarm_every
+    if hours is None:
+        found = re.fullmatch(r"(\d+)/(\d+)", given := options.alarm_of or "1/1")
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise InputError(f"--alarm-of {given}: K/M with 1 <= K <= M, for instance 3/5")
+        return int(found[1]), int(found[2]), None
+    check_range("--false-alarm-every", hours, 0.001, 1e6)
+    if options.alarm_of:
+        raise InputError(f"--alarm-of {options.alarm_of}: not together with --false-alarm-every")
+    rate = detector.alarm_rate
+    if rate is None or options.threshold != "auto":
+        raise InputError(
+            f"--false-alarm-every {hours:g}: needs the thresholds of a detector of src/learn.py"
+        )
+    count = windows_in_a_row(rate, 3600 * hours / seconds)
+    independent = seconds / onset_rate(rate, count, count) / 3600
+    promise = (
+        f"an alarm is {count} anomalous windows in a row ({count * seconds:g} s): a false one "
+        f"begins every {independent:.3g} hours if windows err independently of each other; they "
+        f"are alike, so more often, at most every {seconds / rate:.3g} s"
+    )
+    return count, count, promise
 
 
 def read_stream(
@@ -69,15 +107,13 @@ def resampled(blocks: Iterator[np.ndarray], rate: int, wanted: int) -> Iterator[
 def score_stream(detector, stream: BinaryIO, options: Namespace, history: History) -> int:
     """Print a JSON line for every window until the stream ends -> exit status.
 
-    Its `alarm` is true while `options.alarm_of` (K/M) of the last windows are anomalous: single
+    Its `alarm` is true while K of the last M windows are anomalous, by `alarm_rule`: single
     windows err at the stated rate, several at once more rarely. Thresholds are of single windows.
     """
-    if not (found := re.fullmatch(r"(\d+)/(\d+)", options.alarm_of)) or not (
-        1 <= int(found[1]) <= int(found[2])
-    ):
-        raise InputError(f"--alarm-of {options.alarm_of}: K/M with 1 <= K <= M, for instance 3/5")
     history.calibrated = detector = detector.of_windows()
-    needed, last = int(found[1]), deque[bool](maxlen=int(found[2]))
+    hop = round((options.hop or detector.n_samples / detector.sample_rate) * detector.sample_rate)
+    needed, of_last, promise = alarm_rule(detector, hop / detector.sample_rate, options)
+    last = deque[bool](maxlen=of_last)
     rate, channels = options.stream_rate or detector.sample_rate, options.stream_channels
     check_range("--stream-rate", rate, 1000, 1_000_000)
     check_range("--stream-channels", channels, 1, 64)
@@ -93,7 +129,8 @@ def score_stream(detector, stream: BinaryIO, options: Namespace, history: Histor
     if (machine := options.machine or (machines[0] if len(machines) == 1 else None)) is None:
         raise InputError(f"--machine is needed: the detector has {' '.join(machines)}")
     threshold = detector.threshold(machine, options.threshold, options.quantile)
-    hop = round((options.hop or detector.n_samples / detector.sample_rate) * detector.sample_rate)
+    if promise:
+        print_beside_bar(f"note: {promise}", sys.stderr)
     blocks = read_stream(stream, rate, channels, options.stream_format, channel)
     kept_every = max(1, round(STREAM_SECONDS * detector.sample_rate / hop))
     count = 0

@@ -274,6 +274,22 @@ def test_a_stream(made, monkeypatch, capsys):
     ]
 
 
+def test_a_stream_with_rare_false_alarms(made, monkeypatch, capsys):
+    """One in an hour of 2400 windows that err at 0.1: 0.9 x 2400 x 0.1 ** 4 < 1."""
+    wave = np.concatenate([sound(1, 3), sound(2, 9, tone_hz=1700)])
+    monkeypatch.setattr(sys, "stdin", Input(np.round(wave * 32768).astype("<i2").tobytes()))
+    assert call(monkeypatch, score, made, "-", "--false-alarm-every", 1, "--no-state") == 0
+    output = capsys.readouterr()
+    assert "an alarm is 4 anomalous windows in a row (6 s): a false one begins every" in output.err
+    assert "every 4.63 hours if windows err independently" in output.err
+    assert "more often, at most every 15 s" in output.err
+    rows = list(map(json.loads, output.out.splitlines()))
+    decisions = [row["decision"] == "anomaly" for row in rows]
+    assert decisions[2:] == [True] * 6
+    expected = [i >= 3 and all(decisions[i - 3 : i + 1]) for i in range(8)]
+    assert [row["alarm"] for row in rows] == expected
+
+
 @pytest.fixture(scope="module")
 def of_long_recordings(tmp_path_factory) -> Path:
     """A detector whose calibration recordings have 7 windows each."""
@@ -328,6 +344,9 @@ def test_normal_recordings_give_the_threshold_of_a_stream(made, tmp_path, monkey
     ("arguments", "message"),
     [
         (["--alarm-of", "3/2"], "--alarm-of 3/2: K/M with 1 <= K <= M"),
+        (["--false-alarm-every", "0"], "--false-alarm-every=0.0: allowed is from 0.001"),
+        (["--false-alarm-every", "9", "--alarm-of", "1/2"], "not together with --false-alarm-"),
+        (["--false-alarm-every", "9", "--threshold", "gamma"], "needs the thresholds of a det"),
         (["--stream-rate", "10"], "--stream-rate=10: allowed is from 1000 to"),
         (["--stream-channels", "2", "--channel", "2"], "--channel 2: the stream has 2"),
         ([], "-: no samples came"),

@@ -10,7 +10,9 @@ from unlabeledasd.detection.conformal import (
     conformal_threshold,
     false_alarms,
     least_scores,
+    onset_rate,
     p_values,
+    windows_in_a_row,
 )
 from unlabeledasd.errors import InputError
 
@@ -72,3 +74,20 @@ def test_halves():
     scores = np.random.default_rng(0).standard_normal(400)
     assert false_alarms(scores, 0.1) == pytest.approx(0.1, abs=0.02)
     assert np.isnan(false_alarms(scores[:17], 0.1))
+
+
+@pytest.mark.parametrize(("needed", "last"), [(1, 1), (2, 2), (2, 3), (3, 5), (4, 4)])
+def test_alarms_of_independent_windows_begin_at_their_rate(needed, last):
+    rng, rate, n = np.random.default_rng(needed * last), 0.2, 400_000
+    sums = np.convolve(rng.uniform(size=n) < rate, np.ones(last, int))[:n]
+    is_alarm = sums >= needed
+    begins = (is_alarm[1:] & ~is_alarm[:-1]).mean()
+    assert begins == pytest.approx(onset_rate(rate, needed, last), rel=0.06)
+    assert begins <= rate
+
+
+def test_windows_in_a_row():
+    assert windows_in_a_row(0.1, 11) == 1  # 0.1 x 0.9 x 11 = 0.99
+    assert windows_in_a_row(0.1, 12) == 2
+    assert windows_in_a_row(0.1, 110) == 2
+    assert windows_in_a_row(0.05, 24 * 360) == 4  # a day of 10 s: 0.95 x 8640 / 20 ** 4 = 0.05

@@ -5,6 +5,7 @@ ceil((n + 1)(1 - a))-th smallest. The chance that a further normal clip, exchang
 scores above it is at most a (V. Vovk et al., "Algorithmic Learning in a Random World", 2005).
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -43,6 +44,22 @@ def p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
     ordered = np.sort(calibration)
     at_least = len(ordered) - np.searchsorted(ordered, scores, "left")
     return (1 + at_least) / (len(ordered) + 1)
+
+
+def onset_rate(rate: float, needed: int, last: int) -> float:
+    """How often false alarms begin, per window, where each is `needed` of the `last` windows.
+
+    For windows that err at `rate` independently of each other: a window begins an alarm where it is
+    anomalous, as needed - 1 of the last - 1 before it, and the one before these is not. Windows
+    that are alike err in runs, so that alarms begin more often, at most at `rate`.
+    """
+    ways = math.comb(last - 1, needed - 1)
+    return ways * rate**needed * (1 - rate) ** (last - needed + 1)
+
+
+def windows_in_a_row(rate: float, windows: float) -> int:
+    """The least K for which K anomalous windows in a row begin at most once in `windows`."""
+    return next(k for k in itertools.count(1) if onset_rate(rate, k, k) * windows <= 1)
 
 
 def false_alarms(calibration: np.ndarray, rate: float, rounds: int = 200, seed: int = 0) -> float:
