@@ -99,6 +99,7 @@ def train(config: DictConfig, run: Run) -> None:
     """Do what the run lacks of: training, the scores of each kept epoch, their mean."""
     from unlabeledasd import evaluation, results
     from unlabeledasd.cache import ClipCache
+    from unlabeledasd.files import write_json
     from unlabeledasd.labels import Labels
     from unlabeledasd.runs.checkpoints import load_extractor
     from unlabeledasd.runs.contents import keep_contents
@@ -115,6 +116,7 @@ def train(config: DictConfig, run: Run) -> None:
             f"{run.labels}: differs from the labels of the clips now; retrain with overwrite=true"
         )
     labels.save(run.labels)
+    write_json(run.parts, getattr(module.extractor, "part_names", []))
     epochs = list(config.score_epochs)
     scorers = build_scorers(config)
     make_trainer = partial(build, config.trainer, precision=config.precision)

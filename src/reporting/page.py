@@ -143,7 +143,7 @@ def details(run: Run, machine: str, options: Namespace, clips: dict) -> dict:
             text += f"; {100 * wrong[i]:.0f} % of the {others}"
         page["worst"].append([test.path[i], text])
     files = (find_csv(run, machine, version, f"{split}_score") for split in ("test", "held_out"))
-    page["bands"] = band_scores(*files, [path for path, _ in page["worst"]])
+    page["bands"] = band_scores(*files, [path for path, _ in page["worst"]], run.read_parts())
     return page
 
 

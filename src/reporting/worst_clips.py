@@ -2,6 +2,7 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +73,15 @@ def spectrogram_uri(wave: np.ndarray, sample_rate: int) -> str:
     return webp_uri(colormaps["magma"](np.clip(1 - level / FLOOR_DB, 0, 1), bytes=True)[::-1], 40)
 
 
-def band_scores(test: Path, held_out: Path | None, paths: list[str]) -> dict:
+def band_scores(
+    test: Path, held_out: Path | None, paths: list[str], parts: Sequence[str] = ()
+) -> dict:
     """The band scores of test clips, for the page: which band raised the score.
 
     test, held_out: score CSVs. names: of the bands; usual: the median of each over held-out
     training clips, over test clips where there are none; clips: path -> scores. Numbers
-    have 3 significant digits. Empty for scores without bands.
+    have 3 significant digits. Empty for scores without bands. parts: the names of bands that are
+    numbered.
     """
     table = read_band_scores(test)
     if table.columns.empty:
@@ -86,7 +90,7 @@ def band_scores(test: Path, held_out: Path | None, paths: list[str]) -> dict:
     usual = (normal if len(normal.columns) else table).median()
     short = "{:.3g}".format
     return {
-        "names": list(table),
+        "names": list(parts if list(table) == [str(i) for i in range(len(parts))] else table),
         "usual": [float(short(value)) for value in usual],
         "clips": {path: [float(short(value)) for value in table.loc[path]] for path in paths},
     }

@@ -191,6 +191,7 @@ class MultiResolutionNet(nn.Module):
             StftBranch(n_fft, sample_rate, band_hz, n_fft in time_mean_removed) for n_fft in n_ffts
         )
         self.n_branches = 1 + len(self.stfts)
+        self.part_names = ["spectrum", *(f"n_fft {n_fft}" for n_fft in n_ffts)]
         self.embedding_size = BRANCH_SIZE * self.n_branches
 
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:

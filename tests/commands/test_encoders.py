@@ -18,6 +18,7 @@ import score
 import train
 from beats_file import write_beats
 from conftest import call, files_below, tiny
+from unlabeledasd.encoders.beats import kaldi_mel
 from unlabeledasd.files import file_hash
 from unlabeledasd.runs.folder import UNTRAINED, Run
 from unlabeledasd.runs.training import KeepEpochs
@@ -74,6 +75,17 @@ def call_main(module, *arguments) -> tuple[int, str, str]:
         except SystemExit as stop:
             status = stop.code or 0
     return status, out.getvalue(), err.getvalue()
+
+
+def test_bands_are_named_by_their_frequencies(runs):
+    largest = kaldi_mel().argmax(1) // 16  # the band of each of 257 frequencies
+    lowest = 31.25 * np.array([(largest == band).nonzero()[0, 0] for band in range(1, 8)])
+    names = run_of(runs, "beats_mean").read_parts()
+    assert len(names) == 8
+    found = [1000 * float(name.partition("-")[0]) for name in names[1:]]
+    np.testing.assert_allclose(found, lowest, atol=31.25, rtol=0.05)
+    branches = ["spectrum", "n_fft 4096", "n_fft 1024", "n_fft 256"]
+    assert run_of(runs, BEST).read_parts() == branches
 
 
 @pytest.mark.parametrize("method", FROZEN)

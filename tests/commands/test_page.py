@@ -20,7 +20,7 @@ from conftest import ROOT, write_wav
 from reporting import page
 from reporting.worst_clips import audio_uri, compared, spectrogram_uri, wrongness
 from unlabeledasd.detection.explanations import BANDS, band_edges, explain
-from unlabeledasd.files import write_csv, write_text
+from unlabeledasd.files import write_csv, write_json, write_text
 from unlabeledasd.labels import Labels
 from unlabeledasd.metrics import evaluate
 from unlabeledasd.runs.embeddings import read_embeddings, write_embeddings
@@ -324,10 +324,14 @@ def test_band_scores_of_the_worst_clips(tmp_path, monkeypatch):
     usual = {"AS-X/0": np.arange(12.0), "AS-X/1": 7.0, "AS-Y/0": 3.0}
     table = pd.DataFrame({"path": held_out.path, **usual})
     write_csv(runs["na_1024"] / "ensemble_held_out_band_score.csv", table)
+    write_json(Run(tmp_path / "results/own/na_1024_1").parts, ["0-1 kHz", "1-8 kHz"])
     (own,) = data_of(make_page(tmp_path, NAMES, monkeypatch=monkeypatch))["datasets"]
     found = own["methods"]["na_1024"]["machines"]["fan"]
     scores = pd.read_csv(runs["na_1024"] / "ensemble_test_score.csv").set_index("path")["AS-X"]
-    assert (found["bands"]["names"], found["bands"]["usual"]) == (["0", "1"], [5.5, 7.0])
+    assert (found["bands"]["names"], found["bands"]["usual"]) == (
+        ["0-1 kHz", "1-8 kHz"],
+        [5.5, 7.0],
+    )
     assert list(found["bands"]["clips"]) == [path for path, _ in found["worst"]]
     for path, values in found["bands"]["clips"].items():
         assert values == pytest.approx([scores[path] - 0.01, scores[path] + 0.01], rel=0.01)

@@ -82,10 +82,19 @@ def test_a_tone_is_in_the_band_of_its_frequency(hz):
     mel = int(values(mels(["max"]), tone(hz)).ravel().argmax())
     edges = librosa.mel_frequencies(130, fmin=0, fmax=RATE / 2)
     assert edges[mel] - RATE / 1024 <= hz <= edges[mel + 2] + RATE / 1024
+    assert is_within(hz, mels(["max"]).part_names[mel // 16])
     if hz < 4000:
         found = values(PowerSpectrum(clip_seconds=SECONDS), tone(hz)).ravel()
         edges = np.geomspace(10, 4000, 97)
         assert edges[found.argmax()] - 2 <= hz <= edges[found.argmax() + 1] + 2
+        names = PowerSpectrum(n_bands=8, clip_seconds=SECONDS).part_names
+        assert is_within(hz, names[found.argmax() // 12])
+
+
+def is_within(hz: float, name: str) -> bool:
+    """name: of a band, to two digits."""
+    low, high = (1000 * float(edge) for edge in name.removesuffix(" kHz").split("-"))
+    return 0.95 * low <= hz <= 1.05 * high
 
 
 def test_a_short_event_is_seen_by_the_maximum():

@@ -82,7 +82,7 @@ function bars({names, usual}, scores) {
     list.append(label, bar);
   });
   const words = `${scores[first]}, usually ${usual[first]}`;
-  const which = /^\d/.test(names[first]) ? `band ${names[first]}` : names[first];
+  const which = /^\d+$/.test(names[first]) ? `band ${names[first]}` : names[first];
   const caption = document.createElement("figcaption");
   caption.textContent = "band scores above (orange) and below (blue) their usual values: " +
     "the medians of held-out training clips";

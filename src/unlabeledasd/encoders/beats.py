@@ -110,12 +110,13 @@ def frame_to_spectrum() -> Tensor:
     return torch.from_numpy(np.concatenate([spectrum.real, spectrum.imag], axis=1))
 
 
+def mel(hz: float | np.ndarray) -> np.ndarray:
+    """Kaldi's mel scale."""
+    return 1127 * np.log(1 + hz / 700)
+
+
 def kaldi_mel() -> Tensor:
     """Triangles (257, 128) of height 1, of equal width on the mel scale, float64."""
-
-    def mel(hz: float | np.ndarray) -> np.ndarray:
-        return 1127 * np.log(1 + hz / 700)
-
     points = np.linspace(mel(LOWEST_HZ), mel(SAMPLE_RATE / 2), N_MELS + 2)
     bins = mel(np.arange(N_FFT // 2 + 1) * SAMPLE_RATE / N_FFT)[:, None]
     left, center, right = points[:-2], points[1:-1], points[2:]

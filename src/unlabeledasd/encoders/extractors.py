@@ -9,11 +9,20 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unlabeledasd.encoders.beats import CHECKPOINTS, SAMPLE_RATE, load_beats
+from unlabeledasd.encoders.beats import (
+    CHECKPOINTS,
+    LOWEST_HZ,
+    N_MELS,
+    SAMPLE_RATE,
+    load_beats,
+    mel,
+)
 from unlabeledasd.encoders.lora import AttentiveStatistics, add_lora, freeze
+from unlabeledasd.encoders.spectral import band_names
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import file_hash
 from unlabeledasd.pseudo.embedders import (
@@ -110,6 +119,10 @@ class FrozenBeats(Beats):
         super().__init__(weights, clip_seconds, sample_rate, hashes)
         self.pooling = pooling
         self.embedding_size = self.n_bands * self.token_size
+        # neighbouring triangles of the mel filters are equal half-way between their peaks
+        mels = np.linspace(mel(LOWEST_HZ), mel(SAMPLE_RATE / 2), 2 * N_MELS + 3)[1::2]
+        edges = 700 * np.expm1(mels / 1127)
+        self.part_names = band_names(edges[:: N_MELS // self.n_bands])
 
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
         embedding = torch.cat([self.pool(self.encode(part)) for part in wave.split(CLIPS_AT_ONCE)])

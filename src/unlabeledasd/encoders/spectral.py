@@ -1,7 +1,8 @@
 """Embeddings from spectra alone: nothing is trained, and no weights are needed.
 
-Both modules have the contract of an extractor: `n_samples`, `embedding_size`, and waveforms (B, T),
-T = n_samples -> (embedding (B, bands, D), list of the bands, (B, D) each). Values are in dB.
+Both modules have the contract of an extractor: `n_samples`, `embedding_size`, `part_names`, and
+waveforms (B, T), T = n_samples -> (embedding (B, bands, D), list of the bands, (B, D) each). Values
+are in dB.
 
 Scorers compare embeddings by their angle. The first dimension of each band is the constant ANCHOR,
 which is large against the others, so that angles between embeddings follow their Euclidean
@@ -10,6 +11,7 @@ distances: 1 - cos = |x - y|^2 / (2 ANCHOR^2), nearly.
 
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 
 import librosa
 import numpy as np
@@ -23,6 +25,11 @@ from unlabeledasd.spectra import StftMagnitude
 ANCHOR = 1000.0  # dB
 FLOOR = 1e-10  # power per bin, about that of the rounding to 16 bits
 STATISTICS = ("mean", "std", "max")
+
+
+def band_names(edges: np.ndarray) -> list[str]:
+    """Names of the bands between edges in Hz, for example "0.5-1.2 kHz"."""
+    return [f"{low / 1000:.2g}-{high / 1000:.2g} kHz" for low, high in pairwise(edges)]
 
 
 def decibel(power: Tensor) -> Tensor:
@@ -90,6 +97,9 @@ class LogMelStatistics(SpectralEmbedding):
         self.n_bands = n_bands
         self.embedding_size = n_bands * (1 + len(self.statistics) * n_mels // n_bands)
         self.register_buffer("mel", mel_filters(n_mels, n_fft, sample_rate), persistent=False)
+        centers = librosa.mel_frequencies(n_mels + 2, fmax=sample_rate / 2)
+        between = (centers[:-1] + centers[1:]) / 2  # neighbouring filters are equal there
+        self.part_names = band_names(between[:: n_mels // n_bands])
 
     def describe(self, power: Tensor) -> Tensor:
         level = decibel(self.mel @ power)  # (B, n_mels, frames)
@@ -136,6 +146,7 @@ class PowerSpectrum(SpectralEmbedding):
         self.level_removed, self.n_bands = level_removed, n_bands
         self.embedding_size = n_values + n_bands
         edges = np.geomspace(low, high, n_values + 1)
+        self.part_names = band_names(edges[:: n_values // n_bands])
         self.register_buffer(
             "intervals", interval_means(edges, n_fft, sample_rate), persistent=False
         )

@@ -47,6 +47,7 @@ class Run:
         self.config = self.all / "config.yaml"
         self.labels = self.all / "labels.json"
         self.contents = self.all / "contents.json"  # which clips it is made of
+        self.parts = self.all / "parts.json"  # names of the embedding's bands or branches
         self.environment = self.all / "environment.json"
         self.done_marker = self.all / "done"
         self.progress = self.all / "progress.json"  # epochs trained, of how many, seconds of each
@@ -118,6 +119,15 @@ class Run:
             raise InputError(f"{file}: not a configuration (no keys in it)")
         return config
 
+    def read_parts(self) -> list[str]:
+        """Names of the embedding's bands or branches; none where the run does not state them."""
+        if not self.parts.is_file():
+            return []
+        try:
+            return [str(name) for name in json.loads(self.parts.read_text(encoding="utf-8"))]
+        except (ValueError, TypeError):
+            raise InputError(f"{self.parts}: not a list of names") from None
+
     def clear(self) -> list[str]:
         """Remove all that a run writes -> the paths removed.
 
@@ -126,7 +136,7 @@ class Run:
         versions = sorted(self.folder.glob("*/infer/version_*"))
         names = ("embeddings", "scorers", "infer", "checkpoints", "logs")
         folders = [self.all / name for name in names]
-        files = [self.labels, self.contents, self.environment, self.progress]
+        files = [self.labels, self.contents, self.parts, self.environment, self.progress]
         files += [self.error, self.cleared]
         every = [self.done_marker, *versions, *folders, *files, self.config]
         present = [path for path in every if path.exists()]
