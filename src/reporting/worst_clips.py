@@ -123,7 +123,7 @@ class Neighbors:
             self.table, self.embedding = last_embeddings(run)
         except InputError as error:
             reason = printable(error)
-            if not any(run.embeddings("x").parent.glob("*.npz")):
+            if not run.keeps_embeddings:
                 reason = "this run has kept no embeddings (keep_embeddings=false)"
             self.missing = f"No comparison with normal clips: {reason}"
 

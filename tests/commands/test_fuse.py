@@ -9,6 +9,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_page import data_of
 
 import fuse
 import infer
@@ -17,9 +18,16 @@ import submit
 import train
 from conftest import call, files_below, tiny
 from unlabeledasd.detection import load
+from unlabeledasd.detection.nearest import last_embeddings, nearest_training_clips
 from unlabeledasd.errors import InputError
 from unlabeledasd.metrics import evaluate
-from unlabeledasd.results import read_scores, write_scores
+from unlabeledasd.results import (
+    BAND_SPLITS,
+    find_csv,
+    read_band_scores,
+    read_scores,
+    write_scores,
+)
 from unlabeledasd.runs.folder import Run
 from unlabeledasd.runs.fusion import FUSIONS, Source, fuse_scores, standardize
 
@@ -67,6 +75,10 @@ def test_mean_minimum_and_maximum_of_z(runs, tmp_path, monkeypatch, capsys, how)
             expected = {"mean": (z[0] + z[1]) / 2, "min": np.minimum(*z), "max": np.maximum(*z)}
             found = column(out, machine, "epoch_1_2", split)
             np.testing.assert_allclose(found, expected[how], rtol=1e-9, atol=1e-9)
+            if split in BAND_SPLITS:
+                bands = read_band_scores(find_csv(out, machine, "epoch_1_2", f"{split}_score"))
+                assert list(bands) == ["na_1024_1", "na_0256_1"]
+                np.testing.assert_allclose(bands.T, z, rtol=1e-9, atol=1e-9)
         test = pd.read_csv(out.version(machine, "epoch_1_2") / "ensemble_test_score.csv")
         result = pd.read_csv(out.version(machine, "epoch_1_2") / "ensemble_test_result.csv")
         metrics = evaluate(test["AS-ensemble"], test.is_normal, test.is_target)
@@ -120,7 +132,12 @@ def test_report_submit_and_score(runs, data_dir, tmp_path, monkeypatch, capsys):
     table = pd.read_csv(results / "table.csv")
     mean = table[(table.method == "fused") & (table.version == "epoch_1_2")]["mean"]
     assert mean.notna().any()
-    assert "fused" in (results / "table.html").read_text(encoding="utf-8")
+    page = (results / "table.html").read_text(encoding="utf-8")
+    (own,) = data_of(page)["datasets"]
+    fan = own["methods"]["fused"]["machines"]["fan"]
+    assert fan["bands"]["names"] == ["na_1024_1", "na_0256_1"]
+    worst, first = [path for path, _ in fan["worst"]], Run(results / "tiny/na_1024_1")
+    assert fan["nearest"] == nearest_training_clips(*last_embeddings(first), worst) != {}
 
     files = tmp_path / "submission"
     assert run_script(submit, monkeypatch, out, "--out", files) == 0

@@ -19,9 +19,14 @@ from unlabeledasd.scoring import unit_rows
 def last_embeddings(run: Run) -> tuple[pd.DataFrame, np.ndarray]:
     """(table of clips, embeddings (N, ...)) that a run has kept of the last epoch it scored.
 
-    InputError where it has kept none.
+    Of fused scores: those of the first source that has kept some. InputError where there are none.
     """
-    version = version_name(run.read_config()["score_epochs"][-1:])
+    config = run.read_config()
+    for source in config.get("fusion", {}).get("sources", []):
+        origin = Run(source["run"])
+        if origin.keeps_embeddings:
+            return last_embeddings(origin)
+    version = version_name(config["score_epochs"][-1:])
     return read_embeddings(run.require(run.embeddings(version)))
 
 

@@ -64,6 +64,10 @@ class Run:
         """Of all clips by the weights of an epoch."""
         return self.all / "embeddings" / f"{stem}.npz"
 
+    @property
+    def keeps_embeddings(self) -> bool:
+        return any((self.all / "embeddings").glob("*.npz"))
+
     def scorers(self, stem: str) -> Path:
         return self.all / "scorers" / f"{stem}.npz"
 

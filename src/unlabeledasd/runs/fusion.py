@@ -20,6 +20,7 @@ from unlabeledasd.results import (
     TRAIN_SPLITS,
     find_csv,
     read_scores,
+    write_band_scores,
     write_scores,
 )
 from unlabeledasd.runs.folder import Run
@@ -27,6 +28,9 @@ from unlabeledasd.runs.folder import Run
 # How the z of several sources (S, N) become one: "min" is Z-MIN; "max" follows the source in which
 # a clip is the most unusual; "mean" lets all of them count.
 FUSIONS: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "min": np.min, "max": np.max}
+
+
+COLUMN = f"{PREFIX}{ENSEMBLE}"
 
 
 class Source(NamedTuple):
@@ -60,6 +64,7 @@ def fuse(z: Sequence[np.ndarray], how: str = "mean") -> np.ndarray:
 def fuse_scores(sources: Sequence[Source], how: str = "mean") -> dict[str, dict[str, pd.DataFrame]]:
     """Fused score tables: machine -> split (train, held_out, test) -> table.
 
+    A table has the clips, the fused score, and in columns AS-ensemble/<name> the z of each source.
     Of all machines that the first source has. InputError where another source lacks a machine, has
     other clips, or where a source has no held-out scores.
     """
@@ -74,7 +79,11 @@ def write_fused(tables: dict[str, dict[str, pd.DataFrame]], out: Run, version: s
     """Write what `fuse_scores` returns to `version` of `out`, as an ensemble's CSVs."""
     for machine, splits in tables.items():
         for split, table in splits.items():
-            write_scores(out.version(machine, version), ENSEMBLE, split, table)
+            folder = out.version(machine, version)
+            bands = [name for name in table if name.startswith(f"{COLUMN}/")]
+            write_scores(folder, ENSEMBLE, split, table.drop(columns=bands))
+            z = {name.removeprefix(f"{COLUMN}/"): table[name].to_numpy() for name in bands}
+            write_band_scores(folder, ENSEMBLE, split, table.path, {COLUMN: z})
 
 
 def fused_tables(sources: Sequence[Source], machine: str, how: str) -> dict[str, pd.DataFrame]:
@@ -91,12 +100,22 @@ def fused_tables(sources: Sequence[Source], machine: str, how: str) -> dict[str,
             if tables and not tables[0][CLIP_COLUMNS].equals(table[CLIP_COLUMNS]):
                 raise InputError(f"{name}: its clips or flags differ from those of {sources[0]}")
             tables.append(table)
-    return {
-        split: tables[0][CLIP_COLUMNS].assign(
-            **{f"{PREFIX}{ENSEMBLE}": fuse([table.score.to_numpy() for table in tables], how)}
-        )
-        for split, tables in read.items()
-    }
+    names = names_of(sources)
+    fused = {}
+    for split, tables in read.items():
+        z = [table.score.to_numpy() for table in tables]
+        bands = {f"{COLUMN}/{name}": own for name, own in zip(names, z, strict=True)}
+        fused[split] = tables[0][CLIP_COLUMNS].assign(**{COLUMN: fuse(z, how)}, **bands)
+    return fused
+
+
+def names_of(sources: Sequence[Source]) -> list[str]:
+    """Short names, none of them twice: the folder's name, then version, column, number."""
+    names = [source.run.folder.resolve().name for source in sources]
+    longer = [f"{name}@{s.version}" for name, s in zip(names, sources, strict=True)]
+    longest = [f"{name}@{s.column}" for name, s in zip(longer, sources, strict=True)]
+    numbered = [f"{i} {name}" for i, name in enumerate(names)]
+    return next(x for x in (names, longer, longest, numbered) if len(set(x)) == len(x))
 
 
 def scores_of(source: Source, machine: str, split: str) -> tuple[Path, pd.DataFrame]:
