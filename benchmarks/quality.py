@@ -18,6 +18,7 @@ Columns: the challenge score in percent, mean and standard deviation over seeds,
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,10 @@ def of_run(run: Run, scorers: list[str]) -> tuple[dict, dict[str, ByMachine]]:
     return tables, found
 
 
-def percent(tables: dict, scores: dict[str, np.ndarray]) -> list[float]:
+def percent(official: str, tables: dict, scores: dict[str, np.ndarray]) -> list[float]:
     """The challenge score, then each machine's official score."""
-    machines = [official_score({m: table}, {m: scores[m]}) for m, table in tables.items()]
-    return [100 * value for value in (official_score(tables, scores), *machines)]
+    machines = [official_score({m: table}, {m: scores[m]}, official) for m, table in tables.items()]
+    return [100 * value for value in (official_score(tables, scores, official), *machines)]
 
 
 def fusions(own: ByMachine, other: ByMachine) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
@@ -90,6 +91,7 @@ def main() -> None:
         overrides="",
     )
     scorers = given.scorers.split()
+    rate = partial(percent, load_dataset(given.dataset).official)
     values: dict[tuple[str, str], list[list[float]]] = {}
     with one_line_errors(OSError):
         yardsticks = {}
@@ -99,19 +101,19 @@ def main() -> None:
             yardsticks[method] = found[FUSED]
             for name in whole:
                 scores = {m: found[name][m].test for m in tables}
-                values[method, name] = [percent(tables, scores)]
+                values[method, name] = [rate(tables, scores)]
         for method in given.methods.split():
             for seed in given.seeds.split():
                 run = train(given, method, seed)
                 has_views = VIEWS in run.read_config()["scorer"]
                 tables, found = of_run(run, [VIEWS] if has_views else whole)
                 for name, own in found.items():
-                    alone = percent(tables, {m: own[m].test for m in tables})
+                    alone = rate(tables, {m: own[m].test for m in tables})
                     values.setdefault((method, name), []).append(alone)
                     for other, its in yardsticks.items():
                         for how, fused in fusions(own, its):
                             row = (f"{method} + {other}", f"{name}, {how} of z")
-                            values.setdefault(row, []).append(percent(tables, fused))
+                            values.setdefault(row, []).append(rate(tables, fused))
     rows = []
     for (method, name), seeds in values.items():
         mean, deviation = np.mean(seeds, axis=0), np.std(seeds, axis=0, ddof=len(seeds) > 1)

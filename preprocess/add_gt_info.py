@@ -23,7 +23,9 @@ from settings.datasets import (
     dataset_names,
     ground_truth_folder,
     load_dataset,
+    machine_folders,
     raw_folder,
+    sections,
 )
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.files import replacing
@@ -45,9 +47,7 @@ class Task:
         self.kept = ground_truth_folder(self.home, dataset)
         self.lists = [self.kept, ground_truth_folder(options.data_dir, dataset)]
         chosen = options.machines
-        self.machines = [
-            m for group in dataset.machines.values() for m in group if not chosen or m in chosen
-        ]
+        self.machines = [m for m in machine_folders(dataset) if not chosen or m in chosen]
         self.files: dict[Path, bytes] = {}
         self.missing = ""  # why true attributes are
         self.renamings: list[Renaming] = []
@@ -69,10 +69,9 @@ class Task:
         for machine in evaluation:
             journal = self.kept / machine / "renamed.csv"
             if not self.options.undo or journal.is_file():
-                folder = self.raw / machine / "test"
-                self.renamings.append(
-                    plan(machine, folder, journal, lists.get(machine), self.options.undo)
-                )
+                others = sections(self.dataset, "development", machine)
+                folder, rows = self.raw / machine, lists.get(machine)
+                self.renamings.append(plan(folder, journal, rows, self.options.undo, others))
 
     def read(self, evaluation: list[str]) -> dict:
         """The official list; it and the true attributes are in `files` then, to be kept."""
@@ -110,7 +109,7 @@ class Task:
                 renaming.run()
             steps, count = renaming.steps, len(renaming.present)
             if steps:
-                example = f", {steps[0][0]} -> {steps[0][1]}, ..." if dry else ""
+                example = f", {steps[0][0].name} -> {steps[0][1].name}, ..." if dry else ""
                 print(f"  {renaming.machine}: {len(steps)} of {count} clips {done}{example}")
             else:
                 print(f"  {renaming.machine}: all {count} clips already have these names")

@@ -21,12 +21,28 @@ from settings.datasets import (
     expected_clips,
     ground_truth_folder,
     load_dataset,
+    machine_folders,
     raw_folder,
+    units_of,
 )
-from unlabeledasd.audio.clip_names import NO_ATTRIBUTE, SPLITS, UNKNOWN, name_notes, parse_clip
+from unlabeledasd.audio.clip_names import (
+    NO_ATTRIBUTE,
+    SPLIT_FOLDERS,
+    SPLITS,
+    UNKNOWN,
+    name_notes,
+    parse_clip,
+    section_of,
+)
 from unlabeledasd.audio.folders import LeftOut
 from unlabeledasd.audio.two_channels import Channel
-from unlabeledasd.clips import AUDIO_SUFFIXES, discover_machines, find_clips, machine_folder
+from unlabeledasd.clips import (
+    AUDIO_SUFFIXES,
+    discover_machines,
+    find_clips,
+    machine_folder,
+    split_folders,
+)
 from unlabeledasd.errors import InputError, one_line_errors, printable
 from unlabeledasd.waveforms import ClipReview, inspect_clip
 
@@ -46,8 +62,7 @@ def list_clips(
     """
     for machine in machines:
         for split in SPLITS:
-            place = f"{machine_folder(root, machine)}/{split}"
-            if (root / place).is_dir():
+            for place in split_folders(root, machine_folder(root, machine), split, grammar):
                 found = find_clips(root, place, grammar)
                 left_out.merge(found.left_out, f"{place}/")
                 problems += map(str, found.unreadable)
@@ -139,27 +154,27 @@ def is_unlabeled(clips: pd.DataFrame) -> bool:
 
 
 def count_problems(
-    folder: Path, clips: pd.DataFrame, expected: dict[str, int | None]
+    folder: Path, section: str, clips: pd.DataFrame, expected: dict[str, int | None]
 ) -> Iterator[str]:
-    """What a machine lacks, or has too much of."""
+    """What a machine lacks, or has too much of; section: in words, of its clips in the folder."""
     for split in SPLITS:
-        here = clips[clips.split == split]
-        if not (folder / split).is_dir():
-            yield f"{folder / split}: no such folder"
+        here, place = clips[clips.split == split], f"{folder / split}{section}"
+        if here.empty and not any((folder / name).is_dir() for name in SPLIT_FOLDERS[split]):
+            yield f"{place}: no such folder"
         elif here.empty:
-            yield f"{folder / split}: no {' or '.join(AUDIO_SUFFIXES)} file in it"
+            yield f"{place}: no {' or '.join(AUDIO_SUFFIXES)} file in it"
         else:
             wanted = {kind: n for kind, n in expected.items() if kind.startswith(split)}
             counts = here.kind.value_counts().to_dict()
             if UNKNOWN_TEST in counts:  # of bare names the sum alone is known
                 wanted, counts = (
-                    {"test": sum(wanted.values()) if all(wanted.values()) else None},
+                    {"test": None if None in wanted.values() else sum(wanted.values())},
                     {"test": len(here)},
                 )
             for kind, n in wanted.items():
                 if n not in (None, counts.get(kind, 0)):
                     count, name = counts.get(kind, 0), kind.replace("_", " ")
-                    yield f"{folder / split}: {count} {name} clips, expected {n}"
+                    yield f"{place}: {count} {name} clips, expected {n}"
 
 
 def check(data_dir: Path, name: str) -> bool:
@@ -172,7 +187,7 @@ def check(data_dir: Path, name: str) -> bool:
         )
     left_out = LeftOut()
     there = discover_machines(root, left_out)
-    machines = [machine for group in dataset.machines.values() for machine in group] or there
+    machines = machine_folders(dataset) or there
     if not machines:
         raise InputError(
             f"{root}: no machine folder in it; expected <machine>/{{train,test}}/*.wav"
@@ -182,19 +197,27 @@ def check(data_dir: Path, name: str) -> bool:
     clips, clip_notes = inspect_all(root, listed, dataset)
     rows, notes = {}, [f"{root}: left out: {left_out}"] * bool(left_out.counts)
     problems += [problem for problem in clips.problem if problem]
-    for machine in machines:
-        mine, expected = clips[clips.machine == machine], expected_clips(dataset, machine)
+    for machine, unit in [(m, unit) for m in machines for unit in units_of(dataset, m)]:
+        mine, expected = clips[clips.machine == machine], expected_clips(dataset, unit)
+        if unit != machine:
+            mine = mine[mine.path.map(section_of) == unit[-2:]]
         true_attributes = ground_truth_folder(data_dir, dataset) / attribute_file(machine, "train")
-        rows[machine] = table_row(mine, expected, true_attributes.is_file())
-        problems += count_problems(root / machine, mine, expected)
+        rows[unit] = table_row(mine, expected, true_attributes.is_file())
+        own = f", section {unit[-2:]}" if unit != machine else ""
+        problems += count_problems(root / machine, own, mine, expected)
         if (
-            dataset.grammar == "dcase"
+            dataset.grammar != "free"
             and has_train(mine)
             and is_unlabeled(mine) != (machine in dataset.unlabeled)
         ):
             notes.append(
-                f"{machine}: hidden attributes here and in `unlabeled` of the dataset's yaml differ"
+                f"{unit}: hidden attributes here and in `unlabeled` of the dataset's yaml differ"
             )
+    for machine in machines:
+        known = {unit[-2:] for unit in units_of(dataset, machine) if unit != machine}
+        mine = clips.path[(clips.machine == machine) & (clips.problem == "")]
+        if others := sorted(set(mine.map(section_of)) - known) if known else []:
+            problems.append(f"{root / machine}: clips of other sections ({', '.join(others)})")
     if bare := list(clips.machine[clips.kind == UNKNOWN_TEST].unique()):
         text = (
             f"{', '.join(bare)}: test clips without ground truth, which give scores and no metrics"

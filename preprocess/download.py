@@ -30,16 +30,20 @@ from settings.datasets import (
     expected_clips,
     load_dataset,
     raw_folder,
+    sections,
+    units,
 )
+from unlabeledasd.audio.clip_names import SPLIT_FOLDERS, section_of
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.runs.locks import locked
-from unpacking import is_audio, unpack
+from unpacking import MERGING, is_audio, unpack
 
-KINDS = {  # key of `records` in the dataset's yaml: group of machines, archive name, folders in it
-    "development": ("development", "dev_{}", ("train", "test")),
-    "evaluation_train": ("evaluation", "eval_data_{}_train", ("train",)),
-    "evaluation_test": ("evaluation", "eval_data_{}_test", ("test",)),
+KINDS = {  # key of `records` and `archives` in the dataset's yaml: group of machines, folders in it
+    "development": ("development", ("train", "test")),
+    "evaluation_train": ("evaluation", ("train",)),
+    "evaluation_test": ("evaluation", ("test",)),
 }
+OF_SPLIT = {"train": ("train_source", "train_target"), "test": ("test_normal", "test_anomaly")}
 UNPACKED_RATIO = 1.35  # of zipped machine sound: 1.10 to 1.35, measured on MIMII and ToyADMOS clips
 
 
@@ -53,26 +57,32 @@ class Archive:
     cache: Path  # where archives lie until they are unpacked
     splits: tuple[str, ...]
     expected: dict[str, int | None]  # split: clips
+    sections: list[str]  # of these alone; none: it has all clips of the machine
     name: str = ""
     url: str = ""
     size: int = 0
     checksum: str = ""
 
     def clips(self, split: str) -> int:
-        folder = self.folder / split
-        return sum(is_audio(entry.name) for entry in os.scandir(folder)) if folder.is_dir() else 0
+        folders = [self.folder / name for name in SPLIT_FOLDERS[split]]
+        files = [file for folder in folders if folder.is_dir() for file in os.scandir(folder)]
+        own = [f for f in files if not self.sections or section_of(f.name) in self.sections]
+        return sum(is_audio(file.name) for file in own)
 
     @property
     def is_unpacked(self) -> bool:
-        return all(self.clips(split) for split in self.splits)
+        half = any(self.folder.glob(f"{MERGING}{self.stem}*"))
+        return not half and all(self.clips(split) for split in self.splits)
 
     def problems(self) -> Iterator[str]:
         """Folders that contain clips, but not as many as they should."""
         for split in self.splits:
             found, expected = self.clips(split), self.expected[split]
             if found and expected and found != expected:
-                counts = f"{found} clips, expected {expected}"
-                yield f"{self.folder / split}: {counts}; remove the folder to fetch it again"
+                own = f" of sections {', '.join(self.sections)}" if self.sections else ""
+                counts = f"{found} clips{own}, expected {expected}"
+                what = "them" if self.sections else "the folder"
+                yield f"{self.folder / split}: {counts}; remove {what} to fetch it again"
 
     def begun(self) -> tuple[Path, Path]:
         """What an interrupted call, or --keep-archives, may have left."""
@@ -99,24 +109,24 @@ def wanted_archives(
     data_dir: Path, dataset: DictConfig, machines: list[str] | None
 ) -> list[Archive]:
     archives = []
-    for kind, (group, stem, splits) in KINDS.items():
+    for kind, (group, splits) in KINDS.items():
         for machine in dataset.machines[group]:
             if machines and machine not in machines:
                 continue
-            clips = expected_clips(dataset, machine)
-            pairs = {
-                "train": ("train_source", "train_target"),
-                "test": ("test_normal", "test_anomaly"),
+            every = [expected_clips(dataset, unit) for unit in units(dataset, group, [machine])]
+            counts = {
+                split: [clips[kind] for clips in every for kind in kinds]
+                for split, kinds in OF_SPLIT.items()
             }
-            expected = {
-                s: sum(clips[k] for k in keys) if all(clips[k] for k in keys) else None
-                for s, keys in pairs.items()
-            }
-            folder = raw_folder(data_dir, dataset) / machine
-            cache = data_dir / dataset.name / "archives"
             archives.append(
                 Archive(
-                    stem.format(machine), dataset.records[kind], folder, cache, splits, expected
+                    dataset.archives[kind].format(machine),
+                    dataset.records[kind],
+                    raw_folder(data_dir, dataset) / machine,
+                    data_dir / dataset.name / "archives",
+                    splits,
+                    {s: None if None in values else sum(values) for s, values in counts.items()},
+                    sections(dataset, group, machine),
                 )
             )
     return archives
@@ -168,7 +178,7 @@ def fetch_and_unpack(archive: Archive, keep: bool, progress) -> str:
     """One archive from the record to raw/<machine>; what it contained, in words."""
     path = archive.cache / archive.name
     fetch_file(archive.url, path, archive.size, archive.checksum, progress)
-    unpack(path, archive.folder, archive.splits)
+    unpack(path, archive.folder, archive.splits, merges=bool(archive.sections))
     if not keep:
         path.unlink()
     counts = " and ".join(f"{archive.clips(split)} {split}" for split in archive.splits)

@@ -3,7 +3,7 @@
 # <data_dir>/<dataset>/all/raw/<machine>/{train,test}.
 #
 #   preprocess/download.sh <data_dir> <dataset>...
-#   preprocess/download.sh /data dcase2023 dcase2024     both years; also dcase2025, dcase2026
+#   preprocess/download.sh /data dcase2023 dcase2024     both years; dcase2020 to dcase2026
 #   ... --dry-run                  what, from where, how many GB, how many are free
 #   ... --machines fan valve       these machines alone
 #   ... --keep-archives            keep the zip files, in <data_dir>/<dataset>/archives/

@@ -4,7 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
-from renaming import Renaming
+from renaming import Renaming, audio_files
+from unlabeledasd.audio.clip_names import SPLIT_FOLDERS
 from unlabeledasd.errors import InputError
 
 
@@ -25,10 +26,11 @@ def wanted_links(
             originals[Path(machine)] = raw / machine
             continue
         for path in sorted((raw / machine).iterdir()):
-            if path.name != "test" and not path.name.startswith("."):
+            if path.name not in SPLIT_FOLDERS["test"] and not path.name.startswith("."):
                 originals[Path(machine, path.name)] = path
-        for names, now in renamed[machine].present.items():
-            originals[Path(machine, "test", names.named)] = raw / machine / "test" / now
+        named = {path.name: names.named for names, path in renamed[machine].present.items()}
+        for name, path in audio_files(raw / machine).items():  # other sections' too
+            originals[Path(machine, path.parent.name, named.get(name, name))] = path
     if data not in tree.parents:
         return originals
     return {

@@ -8,10 +8,15 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
+from unlabeledasd.audio.clip_names import SPLIT_FOLDERS
 from unlabeledasd.clips import AUDIO_SUFFIXES
 from unlabeledasd.errors import InputError
 
-FOLDERS = ("train", "test", "supplemental")
+FOLDERS = {  # of an archive: what they become; 2021 has two for the test clips
+    **{name: split for split, names in SPLIT_FOLDERS.items() for name in names},
+    "supplemental": "supplemental",
+}
+MERGING = ".merging_"  # begins the name of a folder whose clips move next to those of others
 
 
 def is_audio(name: str) -> bool:
@@ -32,17 +37,16 @@ def place(member: zipfile.ZipInfo, archive: Path) -> PurePosixPath | None:
         return None
     for depth, part in enumerate(path.parts[:-1]):
         if part in FOLDERS:
-            return PurePosixPath(*path.parts[depth:])
+            return PurePosixPath(FOLDERS[part], *path.parts[depth + 1 :])
     # attributes_00.csv lies next to the folders
     return PurePosixPath(path.name) if path.suffix == ".csv" else None
 
 
-def unpack(archive: Path, folder: Path, splits: tuple[str, ...]) -> None:
+def unpack(archive: Path, folder: Path, splits: tuple[str, ...], merges: bool = False) -> None:
     """Unpack into a temporary folder in `folder`, then move, the `splits` last.
 
-    A machine with its splits counts as complete.
-
-    Folders of `splits` that contain files are left as they are.
+    A machine with its splits counts as complete. Folders of `splits` that contain files are left
+    as they are; with `merges` the clips move next to those, of other sections, that lie there.
     """
     temporary = folder / f".unpacking_{archive.stem}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -67,6 +71,9 @@ def unpack(archive: Path, folder: Path, splits: tuple[str, ...]) -> None:
                 (temporary / target).parent.mkdir(parents=True, exist_ok=True)
                 with file.open(member) as source, (temporary / target).open("wb") as sink:
                     shutil.copyfileobj(source, sink, 1 << 20)
+        if merges:
+            merge(temporary, folder, folder / f"{MERGING}{archive.stem}")
+            return
         for path in sorted(
             temporary.iterdir(), key=lambda path: (path.name in splits, path.name == "test")
         ):
@@ -79,3 +86,16 @@ def unpack(archive: Path, folder: Path, splits: tuple[str, ...]) -> None:
         raise InputError(f"{archive}: cannot be unpacked ({error})") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def merge(temporary: Path, folder: Path, half: Path) -> None:
+    """Move all files of `temporary` to the same places in `folder`.
+
+    The folder `half` exists until all are there, so that an interrupted call is seen.
+    """
+    half.mkdir(exist_ok=True)
+    for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
+        target = folder / path.relative_to(temporary)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    half.rmdir()

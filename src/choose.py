@@ -26,6 +26,7 @@ from settings.build import build
 from settings.facts import load_choice
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.files import write_csv
+from unlabeledasd.metrics import SINCE_2022
 from unlabeledasd.runs.folder import Run
 from unlabeledasd.runs.rescoring import Clips, kept_clips, official_score, rescore
 from unlabeledasd.scorers.choice import KINDS, pseudo_anomaly_auc
@@ -74,7 +75,8 @@ def rate(run: Run, scorers: dict, regret: bool) -> list[dict]:
         if regret:
             tables = {machine: epochs[0][machine].test for machine in machines}
             scores = {m: rescore([every[m] for every in epochs], scorer).test for m in machines}
-            row["official"] = 100 * official_score(tables, scores)
+            official = run.read_config()["dataset"].get("official", SINCE_2022)
+            row["official"] = 100 * official_score(tables, scores, official)
         rows.append(row)
     return rows
 

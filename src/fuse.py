@@ -20,6 +20,7 @@ import yaml
 from unlabeledasd.detection.loading import open_run
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.files import write_text
+from unlabeledasd.metrics import SINCE_2022
 from unlabeledasd.results import report
 from unlabeledasd.runs.folder import Run, version_name
 from unlabeledasd.runs.fusion import FUSIONS, Source, fuse_scores, write_fused
@@ -48,11 +49,12 @@ def write_fusion(options: argparse.Namespace) -> None:
         }
         for source in sources
     ]
+    official = config["dataset"].get("official", SINCE_2022)
     fusion = {"how": options.how, "sources": parts}
     text = yaml.safe_dump({**config, "fusion": fusion}, sort_keys=False)
     with out.claim():
         out.clear()
-        write_fused(tables, out, version)
+        write_fused(tables, out, version, official)
         write_text(out.config, text)
         out.mark_done(hashlib.sha256(text.encode()).hexdigest())
     print(report(out, version, list(tables)))

@@ -25,6 +25,7 @@ from settings.kept import load_config, trained_extractor
 from settings.session import index_dataset, load_clips, pick_device, quiet_lightning
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
+from unlabeledasd.metrics import SINCE_2022
 from unlabeledasd.runs.embeddings import read_embeddings, require_clips
 from unlabeledasd.runs.folder import UNTRAINED, Run, version_name
 
@@ -81,6 +82,7 @@ def infer(config: DictConfig, run: Run) -> None:
             stored=run.scorers(stem),
             keep=False,
             n_jobs=trained.threads,
+            official=trained.dataset.get("official", SINCE_2022),
         )
     if len(epochs) > 1:
         sources = [(name, version_name([epoch])) for epoch in epochs]

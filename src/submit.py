@@ -27,9 +27,10 @@ from settings.datasets import (
     ground_truth_folder,
     load_dataset,
     raw_folder,
+    units,
 )
 from settings.kept import load_config, trained_extractor
-from unlabeledasd.audio.clip_names import BARE_NAME, NO_ATTRIBUTE, UNKNOWN, parse_clip
+from unlabeledasd.audio.clip_names import NO_ATTRIBUTE, UNKNOWN, bare_name, parse_clip
 from unlabeledasd.decisions import THRESHOLDS, decision_metrics, decision_threshold
 from unlabeledasd.detection.loading import open_run
 from unlabeledasd.errors import InputError, one_line_errors
@@ -59,29 +60,29 @@ def mean_scores(runs: list[Run], machine: str, version: str, kind: str) -> pd.Da
     return tables[0][CLIP_COLUMNS].assign(score=scores)
 
 
-def official_names(paths: list[str], dataset: DictConfig, data_dir: Path) -> list[str]:
-    """The names of clips as the challenge published them, as wav files.
+def official_names(paths: list[str], unit: str, dataset: DictConfig, data_dir: Path) -> list[str]:
+    """The names of a machine's or section's clips as the challenge published them, as wav files.
 
     Clips of evaluation machines that carry ground truth were renamed, which the journal records,
     or are links to files with bare names; clips of other machines keep their names.
     """
     names = [f"{Path(path).stem}.wav" for path in paths]
     machine = paths[0].split("/")[0]
-    if machine not in dataset.machines.evaluation:
+    if unit not in units(dataset, "evaluation"):
         return names
     journal, renamed = ground_truth_folder(data_dir, dataset) / machine / "renamed.csv", {}
     if journal.is_file():
         for row in pd.read_csv(journal).itertuples():
-            clip = parse_clip(f"{machine}/test/{row.named}")
+            clip = parse_clip(f"{machine}/test/{row.named}", dataset.grammar)
             renamed[clip] = row.bare
             if clip.attribute == NO_ATTRIBUTE:  # the authors' code writes the true one there
                 renamed[replace(clip, attribute="")] = row.bare
     for i, path in enumerate(paths):
-        clip = parse_clip(path)
+        clip = parse_clip(path, dataset.grammar)
         if clip.condition != UNKNOWN:
             bare = renamed.get(clip) or renamed.get(replace(clip, attribute=""))
             bare = bare or (raw_folder(data_dir, dataset) / path).resolve().name
-            if not BARE_NAME.fullmatch(bare.removesuffix(".wav")):
+            if not bare_name(bare.removesuffix(".wav")):
                 raise InputError(
                     f"{path}: its official bare name is not known: no {journal}, and the clip is "
                     "no link to a file with a bare name (--data-dir says where they are)"
@@ -99,12 +100,17 @@ def check_complete(names: list[str], machine: str, dataset: DictConfig) -> None:
         raise InputError(f"{machine}: scores of {len(names)} test clips, {count}")
     if repeated := len(names) - len(set(names)):
         raise InputError(f"{machine}: {repeated} clips have the name of another")
-    matches = (BARE_NAME.fullmatch(name.removesuffix(".wav")) for name in names)
-    indices = {int(match["index"]) for match in matches if match}
-    first = min(indices, default=0) and 1  # official clips are counted from 0 or from 1
-    if gaps := set(range(first, max(indices, default=0))) - indices:
-        missing = f"section_00_{min(gaps):04d}.wav"
-        raise InputError(f"{machine}: no score of {missing}, but of clips after it")
+    matches = [match for name in names if (match := bare_name(name.removesuffix(".wav")))]
+    indices: dict[str, set[str]] = {}  # by what is in front of them
+    for match in matches:
+        indices.setdefault(match[0].removesuffix(match["index"]), set()).add(match["index"])
+    for head, own in indices.items():
+        first = min(map(int, own)) and 1  # official clips are counted from 0 or from 1
+        width = len(next(iter(own)))
+        wanted = {f"{i:0{width}}" for i in range(first, int(max(own)))}
+        if gaps := wanted - own:
+            missing = f"{head}{min(gaps)}.wav"
+            raise InputError(f"{machine}: no score of {missing}, but of clips after it")
 
 
 def write_files(out: Path, table: pd.DataFrame, threshold: float) -> None:
@@ -131,12 +137,11 @@ def networks_of(run: Run) -> list[int]:
 
 
 def make_meta(runs: list[Run], config: DictConfig, metrics: dict[str, dict[str, float]]) -> str:
-    """meta.yaml; metrics: machine -> its official and decision metrics."""
+    """meta.yaml; metrics: development machine -> its official and decision metrics."""
     networks = [network for run in runs for network in networks_of(run)]
     development = {
         machine: {name: percent(value) for name, value in row.items()}
         for machine, row in metrics.items()
-        if machine in config.dataset.machines.development
     }
     author = {
         **dict.fromkeys(("lastname", "firstname", "email")),
@@ -177,11 +182,17 @@ def submit(options: argparse.Namespace) -> None:
     version = options.version or version_name(list(config.score_epochs))
     data_dir = options.data_dir or Path(config.data_dir)
     known = runs[0].machines(version)
-    wanted = options.machines or list(dataset.machines.evaluation) or known
+    every = dataset.machines.evaluation
+    given = [
+        unit
+        for name in options.machines or []
+        for unit in (units(dataset, "evaluation", [name]) if name in every else [name])
+    ]
+    wanted = given or units(dataset, "evaluation") or known
     if lacking := [machine for machine in wanted if machine not in known]:
         raise InputError(f"{runs[0].folder}: no scores of {' '.join(lacking)} in version {version}")
     metrics, rows, ready = {}, [], []
-    development = [machine for machine in dataset.machines.development if machine in known]
+    development = [machine for machine in units(dataset, "development") if machine in known]
     for machine in dict.fromkeys([*wanted, *development]):
         table = mean_scores(runs, machine, version, "test")
         held_out = mean_scores(runs, machine, version, "held_out").score.to_numpy()
@@ -190,9 +201,9 @@ def submit(options: argparse.Namespace) -> None:
         except InputError as error:
             raise InputError(f"{machine}: {error}") from None
         if machine in wanted:
-            names = official_names(table.path.tolist(), dataset, data_dir)
+            names = official_names(table.path.tolist(), machine, dataset, data_dir)
             check_complete(names, machine, dataset)
-            sections = [parse_clip(path, "free").section for path in table.path]
+            sections = [parse_clip(path, dataset.grammar).section for path in table.path]
             folders = table.path.str.split("/").str[0]
             ready.append((table.assign(name=names, section=sections, machine=folders), threshold))
         is_anomalous = (table.score > threshold).to_numpy()
@@ -201,9 +212,10 @@ def submit(options: argparse.Namespace) -> None:
         if table.notna().all(axis=None):
             metrics[machine] = machine_metrics(table, is_anomalous)
         rows.append({**row, **metrics.get(machine, {})})
+    shown = {machine: metrics[machine] for machine in development if machine in metrics}
     for table, threshold in ready:  # all or none
         write_files(options.out, table, threshold)
-    write_text(options.out / "meta.yaml", make_meta(runs, config, metrics))
+    write_text(options.out / "meta.yaml", make_meta(runs, config, shown))
     print(pd.DataFrame(rows).to_string(index=False, float_format="{:.4f}".format, na_rep="-"))
     print(f"{options.out}: {len(ready)} machines, complete; fill in meta.yaml")
 

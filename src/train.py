@@ -145,7 +145,14 @@ def train(config: DictConfig, run: Run) -> None:
         if config.keep_embeddings:
             write_embeddings(run.embeddings(version), table, embeddings)
         evaluation.score_machines(
-            run, version, version, table, embeddings, scorers, n_jobs=config.threads
+            run,
+            version,
+            version,
+            table,
+            embeddings,
+            scorers,
+            n_jobs=config.threads,
+            official=config.dataset.official,
         )
     version = version_name(epochs)
     if len(epochs) > 1:
@@ -162,7 +169,7 @@ def missing_ground_truth(config: DictConfig, table: "pd.DataFrame") -> list[str]
     from unlabeledasd.audio.clip_names import UNKNOWN
 
     machines = table.machine[table.condition == UNKNOWN].unique()
-    if config.dataset.grammar != "dcase" or not len(machines):
+    if config.dataset.grammar == "free" or not len(machines):
         return []
     return [
         f"{', '.join(machines)}: test clips without ground truth in their names; they get "

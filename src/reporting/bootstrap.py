@@ -7,7 +7,7 @@ sets were made; a clip counts as often as it was drawn. Both methods are compare
 
 import numpy as np
 
-from unlabeledasd.metrics import MAX_FPR
+from unlabeledasd.metrics import MAX_FPR, OFFICIAL_OF, SINCE_2022
 
 
 def draw_weights(
@@ -52,15 +52,23 @@ def weighted_auc(
 
 
 def official_metrics(
-    scores: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray, weights: np.ndarray
+    scores: np.ndarray,
+    is_normal: np.ndarray,
+    is_target: np.ndarray,
+    weights: np.ndarray,
+    official: str = SINCE_2022,
 ) -> np.ndarray:
-    """The official metrics, in the order of metrics.OFFICIAL, for weights (B, N) -> (B, 3)."""
+    """The metrics of metrics.OFFICIAL_OF[official], in its order, for weights (B, N) -> (B, M)."""
     normal, target = np.asarray(is_normal).astype(bool), np.asarray(is_target).astype(bool)
-    anomalies = weights * ~normal
-    source_auc = weighted_auc(scores, anomalies, weights * (normal & ~target))
-    target_auc = weighted_auc(scores, anomalies, weights * (normal & target))
-    pauc = weighted_auc(scores, anomalies, weights * normal, MAX_FPR)
-    return np.stack([source_auc, target_auc, pauc], axis=1)
+    domains = {"source": ~target, "target": target, "all": np.ones_like(target)}
+    found = []
+    for column in OFFICIAL_OF[official]:
+        _, domain, metric, against = column.split("_")
+        anomalies = ~normal & domains["all" if against == "all" else domain]
+        normals = normal & domains[domain]
+        max_fpr = MAX_FPR if metric == "pauc" else 1.0
+        found.append(weighted_auc(scores, weights * anomalies, weights * normals, max_fpr))
+    return np.stack(found, axis=1)
 
 
 def resampled_means(values: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:

@@ -13,10 +13,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from reporting.bootstrap import draw_weights, interval, official_metrics, resampled_means
-from settings.datasets import dataset_names, load_dataset
+from settings.datasets import dataset_names, load_dataset, official_score_of, units
 from settings.facts import trains_on_pseudo_labels
 from unlabeledasd.errors import InputError
-from unlabeledasd.metrics import challenge_score
+from unlabeledasd.metrics import ARITHMETIC, challenge_score, official_of
 from unlabeledasd.results import find_csv, read_metrics, read_scores
 from unlabeledasd.runs.folder import Run, version_name
 
@@ -38,9 +38,9 @@ def machine_sets(dataset: str, run: Run, version: str) -> dict[str, list[str]]:
     """The machines of each set; those that the run has scored where the dataset names none."""
     if dataset not in dataset_names():  # own recordings
         return {"dev": [], "eval": [], "all": run.machines(version)}
-    machines = load_dataset(dataset).machines
-    every = machines.development + machines.evaluation
-    return {"dev": machines.development, "eval": machines.evaluation, "all": every}
+    facts = load_dataset(dataset)
+    dev, evaluation = (units(facts, group) for group in ("development", "evaluation"))
+    return {"dev": dev, "eval": evaluation, "all": dev + evaluation}
 
 
 def run_scores(
@@ -161,18 +161,20 @@ def resampled_sets(
     """Challenge scores (1 + n_resamples,) of each set of machines; None without all metrics."""
     sets = machine_sets(dataset, run, version)
     metrics = {m: resampled_metrics(run, m, version, n_resamples, clips) for m in sets["all"]}
-    return {name: resampled_scores([metrics[m] for m in sets[name]]) for name in SETS}
+    official = official_score_of(dataset)
+    return {name: resampled_scores([metrics[m] for m in sets[name]], official) for name in SETS}
 
 
 def resampled_metrics(
     run: Run, machine: str, version: str, n_resamples: int, clips: dict[str, list[str]]
 ) -> np.ndarray | None:
-    """A machine's official metrics (1 + n_resamples, 3), the first row of its clips as they are.
+    """A machine's official metrics (1 + n_resamples, M), the first row of its clips as they are.
 
     None where it has none. clips: machine -> its clips in the runs before, which must be equal.
     """
     file = find_csv(run, machine, version, "test_score")
-    if file is None or find_csv(run, machine, version, "test_result") is None:
+    result = find_csv(run, machine, version, "test_result")
+    if file is None or result is None:
         return None
     table = read_scores(file)
     if clips.setdefault(machine, table.path.tolist()) != table.path.tolist():
@@ -183,13 +185,17 @@ def resampled_metrics(
     draws = draw_weights(is_normal, is_target, n_resamples, seed=crc32(machine.encode()))
     weights = np.concatenate([np.ones((1, len(table))), draws])
     with np.errstate(invalid="ignore"):  # nan without clips of a kind, as in the result CSV
-        return official_metrics(table.score.to_numpy(), is_normal, is_target, weights)
+        official = official_of(read_metrics(result))
+        return official_metrics(table.score.to_numpy(), is_normal, is_target, weights, official)
 
 
-def resampled_scores(metrics: list[np.ndarray | None]) -> np.ndarray | None:
+def resampled_scores(metrics: list[np.ndarray | None], official: str) -> np.ndarray | None:
     """Challenge scores (1 + n,) of a set of machines; None where a machine has no metrics."""
     present = [values for values in metrics if values is not None]
     if len(present) < len(metrics) or not metrics or np.isnan([v[0] for v in present]).any():
         return None
+    values = np.concatenate(present, axis=1)
+    if official in ARITHMETIC:
+        return values.mean(axis=1)
     with np.errstate(divide="ignore"):
-        return 1 / np.mean(1 / np.concatenate(present, axis=1), axis=1)
+        return 1 / np.mean(1 / values, axis=1)

@@ -11,13 +11,14 @@ from tqdm import tqdm
 from reporting.grid import find_run, machine_sets, single_epochs
 from reporting.rendering import rendered
 from reporting.worst_clips import Neighbors, band_scores, compared, listen, wrongness
+from settings.datasets import official_score_of
 from settings.kept import load_config
 from unlabeledasd.audio.clip_names import parse_clip
 from unlabeledasd.decisions import decision_threshold
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
 from unlabeledasd.labels import Labels
-from unlabeledasd.metrics import MAX_FPR, OFFICIAL
+from unlabeledasd.metrics import MAX_FPR, OFFICIAL_OF, SINCE_2022, official_of
 from unlabeledasd.results import find_csv, read_metrics, read_scores
 from unlabeledasd.runs.folder import Run
 
@@ -50,6 +51,7 @@ def write_page(file: Path, tables: list[tuple], notes: str, options: Namespace) 
 
 def machine_table(dataset: str, options: Namespace) -> tuple[str, pd.DataFrame, pd.DataFrame]:
     """(title, cells, best) of the official score of each machine."""
+    official = official_score_of(dataset)
     means: dict[str, dict[str, float]] = {}  # method -> machine -> percent
     for method in options.methods:
         found: dict[str, list[float]] = {}
@@ -57,13 +59,11 @@ def machine_table(dataset: str, options: Namespace) -> tuple[str, pd.DataFrame, 
             run = find_run(options.results_dir, dataset, method, seed)
             for machine in machine_sets(dataset, run, options.version)["all"]:
                 if file := find_csv(run, machine, options.version, "test_result"):
-                    found.setdefault(machine, []).append(read_metrics(file)["hmean_official"])
+                    found.setdefault(machine, []).append(read_metrics(file)[official])
         means[method] = {machine: 100 * np.mean(values) for machine, values in found.items()}
     means = pd.DataFrame(means).rename_axis("machine")
     best = means.eq(means.max(axis=1), axis=0).mul(means.count(axis=1) > 1, axis=0)
-    title = (
-        f"{dataset}: official score of each machine (hmean_official) in percent, mean over seeds"
-    )
+    title = f"{dataset}: official score of each machine ({official}) in percent, mean over seeds"
     return title, means.map(lambda value: "" if np.isnan(value) else f"{value:.2f}"), best
 
 
@@ -177,11 +177,11 @@ def roc_curves(
 
 
 def metrics_by_epoch(run: Run, machine: str, version: str) -> dict[str, list]:
-    names = ["hmean_official", *OFFICIAL]
     epochs = [e for e in single_epochs(version) if find_csv(run, machine, e, "test_result")]
     rows = [read_metrics(find_csv(run, machine, epoch, "test_result")) for epoch in epochs]
     table: dict[str, list] = {"epoch": [int(epoch.removeprefix("epoch")) for epoch in epochs]}
-    for name in names:
+    official = official_of(rows[0]) if rows else SINCE_2022
+    for name in (official, *OFFICIAL_OF[official]):
         table[name] = [None if np.isnan(row[name]) else round(row[name], 4) for row in rows]
     return table
 

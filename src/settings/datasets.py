@@ -1,6 +1,8 @@
 """Facts of a dataset, from src/config/dataset/*.yaml, read without Hydra; settings.facts prints
 them."""
 
+import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,9 +57,51 @@ def with_parents(file: Path) -> DictConfig:
     return OmegaConf.merge(*parts, config)
 
 
-def expected_clips(dataset: DictConfig, machine: str) -> dict[str, int | None]:
-    """Clips of each kind (train_source, ..., test_anomaly) of a machine; None: not known."""
-    return {**dataset.clips, **dataset.clips_of.get(machine, {})}
+def machine_folders(dataset: DictConfig) -> list[str]:
+    """The folders of a dataset's machines, each once; none where every folder is taken."""
+    return list(dict.fromkeys(name for group in dataset.machines.values() for name in group))
+
+
+def sections(dataset: DictConfig, group: str, machine: str) -> list[str]:
+    """The sections of a machine's folder that belong to a group, "03"; none: it has but one."""
+    numbers = {**dataset.sections, **dataset.sections_of.get(machine, {})}[group]
+    return [f"{number:02d}" for number in numbers]
+
+
+def units(dataset: DictConfig, group: str, machines: Iterable[str] | None = None) -> list[str]:
+    """What is scored of a group: its machines, or `<machine>_section_<NN>` where they have several.
+
+    machines: the folders; None: all of the group.
+    """
+    return [
+        unit
+        for machine in (dataset.machines[group] if machines is None else machines)
+        for unit in (
+            [f"{machine}_section_{n}" for n in sections(dataset, group, machine)] or [machine]
+        )
+    ]
+
+
+def units_of(dataset: DictConfig, machine: str) -> list[str]:
+    """The units of a machine's folder, of all groups; itself where no group names it."""
+    groups = [group for group, names in dataset.machines.items() if machine in names]
+    return [unit for group in groups for unit in units(dataset, group, [machine])] or [machine]
+
+
+def official_score_of(name: str) -> str:
+    """The column of a dataset's official score, by the dataset's name; of own recordings too."""
+    return with_parents(CONFIG / f"{name if name in dataset_names() else 'base'}.yaml").official
+
+
+def folder_of(unit: str) -> str:
+    """The folder of a machine or of one of its sections."""
+    return re.sub(r"_section_\d{2}$", "", unit)
+
+
+def expected_clips(dataset: DictConfig, unit: str) -> dict[str, int | None]:
+    """Clips of each kind (train_source, ..., test_anomaly) of a machine or of a section; None: not
+    known."""
+    return {**dataset.clips, **dataset.clips_of.get(unit, {})}
 
 
 def check_machines(machines: list[str] | None, datasets: list[DictConfig]) -> None:
@@ -80,9 +124,9 @@ def ground_truth_folder(data_dir: Path, dataset: DictConfig) -> Path:
 def hidden_machines(dataset: DictConfig, data_dir: Path) -> list[str]:
     """Machines that pseudo-labels are for: from the yaml, or for own recordings from their
     names."""
-    if machines := [machine for group in dataset.machines.values() for machine in group]:
-        hidden = {*machines} if dataset.hide == "all" else {*dataset.unlabeled, *dataset.hide}
-        return [machine for machine in machines if machine in hidden]
+    if every := [unit for group in dataset.machines for unit in units(dataset, group)]:
+        hidden = {*every} if dataset.hide == "all" else {*dataset.unlabeled, *dataset.hide}
+        return [unit for unit in every if unit in hidden or folder_of(unit) in hidden]
     from unlabeledasd.clips import index_clips
     from unlabeledasd.pseudo.label_file import unlabeled_machines
 
@@ -104,9 +148,8 @@ def load_unlabeled(
     from unlabeledasd.pseudo.label_file import unlabeled_machines
 
     root = raw_folder(data_dir, dataset)
-    machines = [machine for group in dataset.machines.values() for machine in group]
     required = ("train", "test") if fit_on == "all" else ("train",)
-    table = index_clips(root, machines or None, dataset.grammar, required)
+    table = index_clips(root, machine_folders(dataset) or None, dataset.grammar, required)
     if not (unlabeled := unlabeled_machines(table, dataset.hide)):
         raise InputError(
             f"{root}: no unlabeled machine, the training clips of all have attributes in their "

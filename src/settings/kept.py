@@ -27,7 +27,10 @@ FREE_KEYS = {
     *("data.cache_gb", "num_workers", "model.extractor.weights"),
     *("label.root", "label.folder", "label.command", "trainer.log_every_n_steps"),
 }
-FREE_PREFIXES = ("trainer.accelerator", "trainer.devices", "trainer.logger")
+FREE_PREFIXES = (
+    *("trainer.accelerator", "trainer.devices", "trainer.logger"),
+    *("dataset.sections", "dataset.archives", "dataset.official"),  # of downloads and tables
+)
 
 CHOICES = ("precision", "threads")  # that a machine makes when a run begins
 CALL = "UNLABELEDASD_CALL"  # of the environment: what a launcher calls this call of a job script

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from settings.build import build
+from settings.datasets import machine_folders
 from unlabeledasd.errors import InputError, check_range
 
 if TYPE_CHECKING:  # slow imports wait until a finished run was skipped
@@ -44,7 +45,7 @@ def index_dataset(
     """The table of a dataset's clips below `root`, by their names; notes: gets what is skipped."""
     from unlabeledasd.clips import index_clips
 
-    machines = [*dataset.machines.development, *dataset.machines.evaluation] or None
+    machines = machine_folders(dataset) or None
     return index_clips(root, machines, dataset.grammar, required, notes)
 
 

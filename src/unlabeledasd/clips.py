@@ -5,12 +5,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from unlabeledasd.audio.clip_names import SPLITS, UNKNOWN, composed, parse_clip
+from unlabeledasd.audio.clip_names import (
+    GRAMMARS,
+    SPLIT_FOLDERS,
+    SPLITS,
+    UNKNOWN,
+    composed,
+    parse_clip,
+)
 from unlabeledasd.audio.folders import Found, LeftOut, walk, why_left_out
 from unlabeledasd.errors import InputError
 
 AUDIO_SUFFIXES = (".wav", ".flac")
-GRAMMARS = ("dcase", "free")
 
 
 def discover_machines(root: Path, left_out: LeftOut | None = None) -> list[str]:
@@ -38,6 +44,15 @@ def machine_folder(root: Path, machine: str) -> str:
     return names[0] if names else machine
 
 
+def split_folders(root: Path, machine: str, split: str, grammar: str) -> list[str]:
+    """The existing folders of a split, relative to `root`.
+
+    One, and in an official dataset those of 2021 that divide the test clips by domain.
+    """
+    names = (split,) if grammar == "free" else SPLIT_FOLDERS[split]
+    return [f"{machine}/{name}" for name in names if (root / machine / name).is_dir()]
+
+
 def find_clips(root: Path, folder: str, grammar: str) -> Found:
     """The clips in a split's folder, `folder` relative to `root`, and what is left out there.
 
@@ -58,8 +73,8 @@ def index_clips(
     """The table of all clips of `machines`, in their order; None: of all folders below `root`.
 
     Columns: path (relative to root, with /), machine, split, section, domain, condition, attribute;
-    sorted by path within a machine, so that nothing depends on the file system. A machine with
-    several sections becomes one machine per section, `<machine>_section_<NN>`.
+    by split, folder and path within a machine, so that nothing depends on the file system. A
+    machine with several sections becomes one machine per section, `<machine>_section_<NN>`.
     notes: gets one line on what lies there and is left out.
     Raises InputError for a missing folder of the `required` splits, an empty one, one that cannot
     be read, or a name that does not follow the grammar.
@@ -80,26 +95,26 @@ def index_clips(
     for machine in machines:
         place = machine_folder(root, machine)
         for split in SPLITS:
-            folder = root / place / split
-            if not folder.is_dir():
-                if split not in required:
-                    continue
+            folders = split_folders(root, place, split, grammar)
+            if not folders and split in required:
                 raise InputError(
-                    f"{folder}: no such folder; every machine needs {' and '.join(required)}"
+                    f"{root / place / split}: no such folder; "
+                    f"every machine needs {' and '.join(required)}"
                 )
-            found = find_clips(root, f"{place}/{split}", grammar)
-            left_out.merge(found.left_out, f"{place}/{split}/")
-            if found.unreadable:
-                raise found.unreadable[0]
-            if not found.files:
-                others = f"; left out: {found.left_out}" if found.left_out.counts else ""
-                suffixes = " or ".join(AUDIO_SUFFIXES)
-                raise InputError(f"{folder}: no {suffixes} file in it{others}")
-            clips = [parse_clip(path, grammar) for path in found.files]
-            rows += [
-                (path, composed(machine), split, c.section, c.domain, c.condition, c.attribute)
-                for path, c in zip(found.files, clips, strict=True)
-            ]
+            for folder in folders:
+                found = find_clips(root, folder, grammar)
+                left_out.merge(found.left_out, f"{folder}/")
+                if found.unreadable:
+                    raise found.unreadable[0]
+                if not found.files:
+                    others = f"; left out: {found.left_out}" if found.left_out.counts else ""
+                    suffixes = " or ".join(AUDIO_SUFFIXES)
+                    raise InputError(f"{root / folder}: no {suffixes} file in it{others}")
+                clips = [parse_clip(path, grammar) for path in found.files]
+                rows += [
+                    (path, composed(machine), split, c.section, c.domain, c.condition, c.attribute)
+                    for path, c in zip(found.files, clips, strict=True)
+                ]
     if notes is not None and left_out.counts:
         notes.append(f"note: {root}: left out: {left_out}")
     columns = ["path", "machine", "split", "section", "domain", "condition", "attribute"]

@@ -19,6 +19,7 @@ from unlabeledasd.audio.two_channels import Channel
 from unlabeledasd.decisions import held_out_with_parts
 from unlabeledasd.errors import InputError, check_range
 from unlabeledasd.files import read_npz, write_csv, write_npz
+from unlabeledasd.metrics import SINCE_2022
 from unlabeledasd.results import csv_path, score_table, write_band_scores, write_scores
 from unlabeledasd.runs.folder import Run
 from unlabeledasd.scoring import learned_arrays, one_thread, restore, scores_and_parts, unit_rows
@@ -109,13 +110,14 @@ def score_machines(
     stored: Path | None = None,
     keep: bool = True,
     n_jobs: int = -1,
+    official: str = SINCE_2022,
 ) -> None:
     """Fit each machine's scorers on its training clips; write its score, result and map CSVs.
 
     table: clips, one row per row of embeddings (N, D) or (N, bands, D). A machine without training
     clips in it is scored by the arrays of `stored`, a file that this function wrote before.
     keep: write the fitted arrays of all machines to `all/scorers/`, last. n_jobs: machines scored
-    at a time, -1: as many as there are CPU cores.
+    at a time, -1: as many as there are CPU cores. official: the score of the dataset's year.
     """
     columns = [scorer.column for scorer in scorers]
     if twice := {column for column in columns if columns.count(column) > 1}:
@@ -133,6 +135,7 @@ def score_machines(
             scorers,
             arrays,
             source,
+            official,
         )
 
     # every fit takes one thread, so that its digits depend on nothing; machines run side by side
@@ -153,6 +156,7 @@ def score_machine(
     scorers: Sequence[BaseEstimator],
     stored: dict[str, np.ndarray],
     missing: str,
+    official: str,
 ) -> dict[str, np.ndarray]:
     """score_machines for the clips of one machine -> the fitted arrays of its scorers."""
     machine = table.machine.iloc[0]
@@ -177,9 +181,9 @@ def score_machine(
     for split, rows in (("train", train), ("test", test)):
         if rows.any():
             found = {s.column: scores_and_parts(s, embeddings[rows]) for s in fitted}
-            write_split(folder, stem, split, table[rows], found)
+            write_split(folder, stem, split, table[rows], found, official)
     if source.sum() > 1:
-        write_split(folder, stem, "held_out", table[source], held_out)
+        write_split(folder, stem, "held_out", table[source], held_out, official)
     both = train | test
     write_csv(csv_path(folder, stem, "map"), plane(table.path[both], embeddings[both]))
     return arrays
@@ -191,10 +195,11 @@ def write_split(
     split: str,
     clips: pd.DataFrame,
     found: dict[str, tuple[np.ndarray, dict[str, np.ndarray]]],
+    official: str,
 ) -> None:
     """Write the score CSVs of a split; found: score column -> (scores, scores of parts)."""
     scores = {column: whole for column, (whole, _) in found.items()}
-    write_scores(folder, stem, split, score_table(clips, scores))
+    write_scores(folder, stem, split, score_table(clips, scores), official)
     parts = {column: parts for column, (_, parts) in found.items()}
     write_band_scores(folder, stem, split, clips.path, parts)
 

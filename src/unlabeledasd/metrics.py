@@ -1,14 +1,31 @@
 """The official metrics of DCASE Challenge Task 2, per machine and over machines."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from scipy.stats import hmean
 from sklearn.metrics import roc_auc_score
+
+from unlabeledasd.errors import InputError
 
 SECTION = "0"
 OFFICIAL = tuple(
     f"{SECTION}_{name}" for name in ("source_auc_all", "target_auc_all", "all_pauc_all")
 )
 MAX_FPR = 0.1
+SINCE_2022 = "hmean_official"
+# Official score of the challenge by year: its column, and the columns that it is a mean of. Each is
+# a mean over all these values of all machines and sections.
+OFFICIAL_OF = {
+    SINCE_2022: OFFICIAL,
+    "hmean_official_2021": tuple(
+        f"{SECTION}_{domain}_{name}_only"
+        for domain in ("source", "target")
+        for name in ("auc", "pauc")
+    ),
+    "mean_official_2020": (f"{SECTION}_source_auc_all", f"{SECTION}_all_pauc_all"),
+}
+ARITHMETIC = ("mean_official_2020",)  # the others are harmonic means
 # Harmonic means in the authors' result CSVs, under their literal names, braces included: over the
 # domains {d}, and over AUC and pAUC {a}.
 FURTHER = {
@@ -34,8 +51,27 @@ def harmonic_mean(values: list[float]) -> float:
     return float(hmean(np.asarray(values, dtype=float)))
 
 
-def evaluate(scores: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray) -> dict[str, float]:
+def official_mean(official: str, values: list[float]) -> float:
+    """The mean by which a year's score is made."""
+    if official not in OFFICIAL_OF:
+        raise InputError(f"dataset.official={official}: allowed are {', '.join(OFFICIAL_OF)}")
+    return float(np.mean(values)) if official in ARITHMETIC else harmonic_mean(values)
+
+
+def official_of(columns: Iterable[str]) -> str:
+    """The official score that a result has: of 2020 or 2021, or else that since 2022."""
+    return next((name for name in reversed(OFFICIAL_OF) if name in columns), SINCE_2022)
+
+
+def evaluate(
+    scores: np.ndarray,
+    is_normal: np.ndarray,
+    is_target: np.ndarray,
+    official: str = SINCE_2022,
+) -> dict[str, float]:
     """All metrics of one machine's test clips, in the order of the result CSV.
+
+    official: a key of OFFICIAL_OF; that of 2020 and of 2021 becomes a further column, the last.
 
     scores (N,), higher = more anomalous; is_normal, is_target (N,) bool or 0/1. `*_all` compares
     the normal clips of a domain with the anomalies of both domains, `*_only` with those of that
@@ -73,13 +109,17 @@ def evaluate(scores: np.ndarray, is_normal: np.ndarray, is_target: np.ndarray) -
         name: harmonic_mean([result[f"{SECTION}_{part}"] for part in parts])
         for name, parts in FURTHER.items()
     }
-    official = harmonic_mean([result[name] for name in OFFICIAL])
-    return {"hmean_official": official, **result, **further}
+    since_2022 = harmonic_mean([result[name] for name in OFFICIAL])
+    own = official_mean(official, [result[name] for name in OFFICIAL_OF.get(official, ())])
+    return {SINCE_2022: since_2022, **result, **further} | {official: own}
 
 
 def challenge_score(results: list[dict[str, float]]) -> float:
-    """Harmonic mean over all 3 x M official values of M machines.
+    """The mean over all official values of M machines, 3 x M since 2022.
 
-    It is not the mean of the machines' means.
+    The year is that of the results, by the column that `evaluate` gave them.
     """
-    return harmonic_mean([result[name] for result in results for name in OFFICIAL])
+    official = official_of(results[0]) if results else SINCE_2022
+    return official_mean(
+        official, [result[name] for result in results for name in OFFICIAL_OF[official]]
+    )

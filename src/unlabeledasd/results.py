@@ -23,7 +23,14 @@ import pandas as pd
 from unlabeledasd.audio.clip_names import UNKNOWN
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_csv
-from unlabeledasd.metrics import OFFICIAL, challenge_score, evaluate
+from unlabeledasd.metrics import (
+    OFFICIAL,
+    OFFICIAL_OF,
+    SINCE_2022,
+    challenge_score,
+    evaluate,
+    official_of,
+)
 from unlabeledasd.runs.folder import Run
 
 ENSEMBLE = "ensemble"
@@ -62,12 +69,20 @@ def score_columns(table: pd.DataFrame) -> list[str]:
     return [column for column in table if column.startswith(PREFIX)]
 
 
-def write_scores(folder: Path, stem: str, split: str, table: pd.DataFrame) -> None:
-    """Write `<stem>_<split>_score.csv`; for test clips of known flags also their metrics."""
+def write_scores(
+    folder: Path, stem: str, split: str, table: pd.DataFrame, official: str = SINCE_2022
+) -> None:
+    """Write `<stem>_<split>_score.csv`; for test clips of known flags also their metrics.
+
+    official: the score of the dataset's year, a key of metrics.OFFICIAL_OF.
+    """
     write_csv(csv_path(folder, stem, f"{split}_score"), table)
     if split == "test" and table[CLIP_COLUMNS].notna().all(axis=None):
         rows = [
-            {"post_process": column, **evaluate(table[column], table.is_normal, table.is_target)}
+            {
+                "post_process": column,
+                **evaluate(table[column], table.is_normal, table.is_target, official),
+            }
             for column in score_columns(table)
         ]
         write_csv(csv_path(folder, stem, "test_result"), pd.DataFrame(rows))
@@ -142,9 +157,14 @@ def read_metrics(file: Path) -> dict[str, float]:
     try:
         row = pd.read_csv(file).iloc[0].drop("post_process")
         metrics = {name: float(value) for name, value in row.items()}
-        return {**{name: metrics[name] for name in ("hmean_official", *OFFICIAL)}, **metrics}
+        return {**{name: metrics[name] for name in (SINCE_2022, *OFFICIAL)}, **metrics}
     except (ValueError, LookupError) as error:
         raise InputError(f"{file}: cannot be read as a result CSV ({error})") from None
+
+
+def official_in(file: Path) -> str:
+    """The official score of the year that a result CSV is of."""
+    return official_of(read_metrics(file)) if file.is_file() else SINCE_2022
 
 
 def average_scores(run: Run, sources: Sequence[tuple[str, str]], version: str, column: str) -> None:
@@ -169,7 +189,8 @@ def average_scores(run: Run, sources: Sequence[tuple[str, str]], version: str, c
             mean = np.mean([table.score for table in tables], axis=0)
             averaged = clips.assign(**{f"{PREFIX}{ENSEMBLE}": mean})
             folder = run.version(machine, version)
-            write_scores(folder, ENSEMBLE, split, averaged)
+            official = official_in(csv_path(files[0].parent, sources[0][1], "test_result"))
+            write_scores(folder, ENSEMBLE, split, averaged, official)
             bands = mean_bands(files, column, clips.path)
             write_band_scores(folder, ENSEMBLE, split, clips.path, {f"{PREFIX}{ENSEMBLE}": bands})
 
@@ -188,9 +209,10 @@ def report(run: Run, version: str, machines: Sequence[str]) -> str:
     """
     files = {machine: find_csv(run, machine, version, "test_result") for machine in machines}
     rows = {machine: read_metrics(file) for machine, file in files.items() if file}
-    lines = []
+    lines, names = [], [""]
     if rows:
-        names = ["hmean_official", *OFFICIAL]
+        official = official_of(next(iter(rows.values())))
+        names = [official, *OFFICIAL_OF[official]]
         lines.append(report_line("machine", names))
         for machine, row in rows.items():
             lines.append(report_line(machine, [metric_cell(row[name]) for name in names]))
@@ -199,7 +221,7 @@ def report(run: Run, version: str, machines: Sequence[str]) -> str:
     if unknown := [machine for machine in machines if machine not in rows]:
         reason = "test clips of unknown condition or domain; scores were written, no metrics"
         lines.append(f"{', '.join(unknown)}: {reason}")
-    for name in OFFICIAL:
+    for name in names[1:]:
         if lacking := [machine for machine, row in rows.items() if np.isnan(row[name])]:
             reason = "no such normal or anomalous test clips"
             lines.append(f"{name} does not exist for {', '.join(lacking)}: {reason}")

@@ -217,7 +217,7 @@ def assert_same_files(tmp_path, machine="RoboticArm"):
 def test_renamed_clips_have_their_bare_names(named, tmp_path):
     run, rows, folder = named
     journal = tmp_path / "dcase2024/ground_truth/RoboticArm/renamed.csv"
-    plan("RoboticArm", folder, journal, rows).run()
+    plan(folder.parent, journal, rows).run()
     assert (folder / rows[7].named).is_file()
     call([run], tmp_path / "after", machines=["RoboticArm"])
     assert_same_files(tmp_path)
@@ -251,7 +251,7 @@ def test_clips_that_the_authors_code_named_have_their_bare_names(tmp_path):
         call([run], tmp_path / "after", machines=["ToothBrush"])
     journal = tmp_path / "dcase2024/ground_truth/ToothBrush/renamed.csv"
     lists = [Names(row.bare, name, name) for row, name in zip(rows, hidden, strict=True)]
-    plan("ToothBrush", folder, journal, lists).run()
+    plan(folder.parent, journal, lists).run()
     assert (folder / hidden[7]).is_file()
     call([run], tmp_path / "after", machines=["ToothBrush"])
     assert_same_files(tmp_path, "ToothBrush")

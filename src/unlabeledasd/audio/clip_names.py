@@ -3,6 +3,9 @@
 The form of the challenge is
 `section_<NN>_<source|target>_<train|test>_<normal|anomaly>_<index>_<attributes>.wav`; official test
 clips of evaluation machines are bare, `section_<NN>_<index>.wav`, until ground truth is added.
+Those of 2021 state their domain, `section_<NN>_<source|target>_test_<index>.wav`, and lie in
+source_test/ and target_test/. The names of 2020 are `<normal|anomaly>_id_<NN>_<index>.wav`, bare
+`id_<NN>_<index>.wav`: a section, no domain, no attribute.
 Of a free name a condition is never guessed: `anomaly_3` and `pump normal 12` state one;
 `before_anomaly_2`, `ab-normal_3` and `anomaly_free_1` do not.
 """
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLITS = ("train", "test")
+SPLIT_FOLDERS = {"train": ("train",), "test": ("test", "source_test", "target_test")}
 UNKNOWN = "unknown"  # domain, condition or attribute of a clip without ground truth
 NO_ATTRIBUTE = "noAttribute"
 
@@ -27,7 +31,17 @@ FULL_NAME = re.compile(
     r"section_(?P<section>\d{2})_(?P<domain>source|target)_(?P<split>train|test)"
     r"_(?P<condition>normal|anomaly)_(?P<index>\d+)(?:_(?P<attribute>.+))?"
 )
-BARE_NAME = re.compile(r"section_(?P<section>\d{2})_(?P<index>\d+)")
+BARE_NAME = re.compile(
+    r"section_(?P<section>\d{2})(?:_(?P<domain>source|target)_test)?_(?P<index>\d+)"
+)
+FULL_NAME_2020 = re.compile(r"(?P<condition>normal|anomaly)_id_(?P<section>\d{2})_(?P<index>\d{8})")
+BARE_NAME_2020 = re.compile(r"id_(?P<section>\d{2})_(?P<index>\d{8})")
+GRAMMARS = {
+    "dcase": "section_<NN>_<source|target>_<train|test>_<normal|anomaly>_<index>_<attributes>.wav",
+    "dcase2020": "<normal|anomaly>_id_<NN>_<index>.wav",
+    "free": "any name",
+}
+SECTION = re.compile(r"(?:^|_)(?:section|id)_(\d{2})(?=_)")
 CONDITION_WORDS = {
     **dict.fromkeys(["normal", "normals"], "normal"),
     **dict.fromkeys(["anomaly", "anomalies", "anomalous", "abnormal"], "anomaly"),
@@ -56,9 +70,10 @@ class Clip:
 
     @property
     def name(self) -> str:
-        """The official file name, without suffix; bare where the ground truth is unknown."""
+        """The official name of 2021 on, without suffix; bare where the condition is unknown."""
         if self.condition == UNKNOWN:
-            return f"section_{self.section}_{self.index}"
+            domain = "" if self.domain == UNKNOWN else f"{self.domain}_test_"
+            return f"section_{self.section}_{domain}{self.index}"
         head = f"section_{self.section}_{self.domain}_{self.split}_{self.condition}_{self.index}"
         return f"{head}_{self.attribute}"
 
@@ -68,10 +83,11 @@ def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
 
     Folders between the split and the name may state the condition (test/anomaly/), and must agree
     with the name. What a file manager adds to the name of a copy, " (1)", is no part of it.
-    grammar "dcase" refuses other names than the challenge's. Grammar "free" takes any name: a clip
-    in train/ is normal, unless its folders or name state an anomaly; a clip in test/ has the
-    condition that they state, or an unknown one (stated_condition). Both are of the
-    source domain. InputError names the path.
+    grammar "dcase" refuses other names than the challenge's since 2021, "dcase2020" others than
+    those of 2020. Grammar "free" takes any name: a clip in train/ is normal, unless its folders or
+    name state an anomaly; a clip in test/ has the condition that they state, or an unknown one
+    (stated_condition). Both are of the source domain, as are all clips of 2020. InputError names
+    the path.
     """
     clip = PurePosixPath(composed(str(path)))
     if printable(clip) != str(clip):
@@ -80,18 +96,22 @@ def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
         )
     machine, split, folders = place(clip)
     stem = without_copy_suffix(clip.stem)
-    if match := FULL_NAME.fullmatch(stem):
-        if match["split"] != split:
+    of_2020 = grammar == "dcase2020"
+    if match := (FULL_NAME_2020 if of_2020 else FULL_NAME).fullmatch(stem):
+        stated = match.groupdict()
+        if stated.get("split", split) != split:
             raise InputError(f"{clip}: the name says {match['split']}, the folder says {split}")
         condition = read_condition(clip, machine, folders, match["condition"])
-        domain, attribute = match["domain"], match["attribute"] or NO_ATTRIBUTE
+        domain, attribute = stated.get("domain", "source"), stated.get("attribute") or NO_ATTRIBUTE
         return Clip(machine, match["section"], domain, split, condition, attribute, match["index"])
-    if split == "test" and not folders and (match := BARE_NAME.fullmatch(stem)):
-        return Clip(machine, match["section"], UNKNOWN, split, UNKNOWN, UNKNOWN, match["index"])
-    if grammar == "dcase":
+    bare = (BARE_NAME_2020 if of_2020 else BARE_NAME).fullmatch(stem)
+    if bare and split == "test" and not folders:
+        domain, attribute = bare.groupdict().get("domain", "source") or UNKNOWN, UNKNOWN
+        return Clip(machine, bare["section"], domain, split, UNKNOWN, attribute, bare["index"])
+    if grammar != "free":
         raise InputError(
-            f"{clip}: not a DCASE clip name, section_<NN>_<source|target>_{split}_<normal|anomaly>"
-            "_<index>_<attributes>.wav (own recordings with other names: dataset=folder)"
+            f"{clip}: not a DCASE clip name, {GRAMMARS[grammar].replace('<train|test>', split)} "
+            "(own recordings with other names: dataset=folder)"
         )
     condition = read_condition(clip, machine, folders, stem)
     if split == "train" and condition == UNKNOWN:
@@ -107,6 +127,8 @@ def place(path: PurePosixPath) -> tuple[str, str, tuple[str, ...]]:
     """
     folders = path.parts[:-1]
     splits = [i for i in range(1, len(folders)) if folders[i] in SPLITS]
+    if not splits and path.parent.name in SPLIT_FOLDERS["test"] and len(folders) > 1:  # of 2021
+        return folders[-2], "test", ()
     if not splits:
         raise InputError(f"{path}: a clip lies in <machine>/train/ or <machine>/test/")
     if path.is_absolute():
@@ -165,6 +187,22 @@ def read_condition(path: object, machine: str, folders: Iterable[str], stem: str
     return next(iter(clear.values()), UNKNOWN)
 
 
+def bare_name(stem: str) -> re.Match | None:
+    """The groups of an official name of any year that states no condition; None: of others."""
+    return BARE_NAME.fullmatch(stem) or BARE_NAME_2020.fullmatch(stem)
+
+
+def full_name(stem: str) -> re.Match | None:
+    """The groups of an official name of any year that states a condition; None: of others."""
+    return FULL_NAME.fullmatch(stem) or FULL_NAME_2020.fullmatch(stem)
+
+
+def section_of(path: str) -> str | None:
+    """The section that the official name of a clip states, of any year."""
+    match = SECTION.search(path.rpartition("/")[2])
+    return match[1] if match else None
+
+
 def name_notes(table: "pd.DataFrame") -> list[str]:
     """Lines on what names in a table of clips state unclearly, each kind once with its count."""
     found: dict[str, list[str]] = {}
@@ -183,7 +221,7 @@ def unclear(path: PurePosixPath, machine: str, split: str, condition: str) -> It
     stem = without_copy_suffix(path.stem)
     if stem != path.stem:
         yield "named like a copy; the suffix is no part of the attribute"
-    if FULL_NAME.fullmatch(stem) or BARE_NAME.fullmatch(stem):
+    if full_name(stem) or bare_name(stem):
         return
     if stem.lower().startswith("section_"):
         yield (

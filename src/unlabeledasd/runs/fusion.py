@@ -75,13 +75,18 @@ def fuse_scores(sources: Sequence[Source], how: str = "mean") -> dict[str, dict[
     return {machine: fused_tables(sources, machine, how) for machine in machines}
 
 
-def write_fused(tables: dict[str, dict[str, pd.DataFrame]], out: Run, version: str) -> None:
-    """Write what `fuse_scores` returns to `version` of `out`, as an ensemble's CSVs."""
+def write_fused(
+    tables: dict[str, dict[str, pd.DataFrame]], out: Run, version: str, official: str
+) -> None:
+    """Write what `fuse_scores` returns to `version` of `out`, as an ensemble's CSVs.
+
+    official: the score of the dataset's year.
+    """
     for machine, splits in tables.items():
         for split, table in splits.items():
             folder = out.version(machine, version)
             bands = [name for name in table if name.startswith(f"{COLUMN}/")]
-            write_scores(folder, ENSEMBLE, split, table.drop(columns=bands))
+            write_scores(folder, ENSEMBLE, split, table.drop(columns=bands), official)
             z = {name.removeprefix(f"{COLUMN}/"): table[name].to_numpy() for name in bands}
             write_band_scores(folder, ENSEMBLE, split, table.path, {COLUMN: z})
 

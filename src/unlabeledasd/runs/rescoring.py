@@ -67,12 +67,18 @@ def rescore(epochs: list[Clips], scorer: BaseEstimator) -> Scores:
     return Scores(np.mean(tests, axis=0), fuse(zs))
 
 
-def official_score(tables: dict[str, pd.DataFrame], scores: dict[str, np.ndarray]) -> float:
-    """The challenge score of test clips; both by machine. InputError without ground truth."""
+def official_score(
+    tables: dict[str, pd.DataFrame], scores: dict[str, np.ndarray], official: str
+) -> float:
+    """The challenge score of test clips; both by machine. InputError without ground truth.
+
+    official: the score of the dataset's year, a key of metrics.OFFICIAL_OF.
+    """
     results = []
     for machine, table in tables.items():
         if (table[["condition", "domain"]] == UNKNOWN).any(axis=None):
             raise InputError(f"{machine}: test clips of unknown condition or domain, so no metrics")
         normal, target = table.condition == "normal", table.domain == "target"
-        results.append(evaluate(scores[machine], normal.to_numpy(), target.to_numpy()))
+        flags = normal.to_numpy(), target.to_numpy()
+        results.append(evaluate(scores[machine], *flags, official))
     return challenge_score(results)
