@@ -75,18 +75,19 @@ def prepare(config: DictConfig) -> tuple:
     n_clusters = max(getattr(scorer, "n_clusters", 0) for scorer in scorers)
     for line in [*training_notes(table, n_clusters), *missing_ground_truth(config, table)]:
         print(line)
-    if len(labels.classes) == 1 and trains:
-        raise InputError(
-            f"{config.data.root}: one class in all ({labels.classes[0]}), so the loss is exactly "
-            "zero and nothing is learned; add another machine's folder, or name the operating "
-            "conditions in the file names of the training clips: "
-            "section_00_source_train_normal_0000_<condition>.wav"
-        )
     seed_initialisation(config.seed)
     module = build(config.model, n_classes=len(labels.classes))
     if trains and not any(parameter.requires_grad for parameter in module.parameters()):
         raise InputError(
             f"score_epochs={epochs}: nothing of this method is trained, allowed is [0]"
+        )
+    if trains and not getattr(module, "can_learn", True):
+        raise InputError(
+            f"{config.data.root}: one class in all ({labels.classes[0]}), so the loss is exactly "
+            "zero and nothing is learned; add another machine's folder, name the operating "
+            "conditions in the file names of the training clips "
+            "(section_00_source_train_normal_0000_<condition>.wav), let label=self_supervised make "
+            "classes, or take method=spectral_level, which needs no training"
         )
     if trains:
         with naming_settings(config.model.optimizer):

@@ -1,7 +1,11 @@
 """Augmentation of a training batch; every draw comes from the given generator."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Generator, Tensor
+
+Transformation = Callable[[Tensor, Generator], Tensor]
 
 
 def mixup(
@@ -40,3 +44,20 @@ def exchange_features(
         taken.append(branch[partner])
         labels.append(torch.where(exchanged, soft_labels[partner] / n_branches, 0.0))
     return torch.cat(taken, dim=1), torch.cat(labels, dim=1)
+
+
+def transform(
+    wave: Tensor, classes: Tensor, transformations: Sequence[Transformation], generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Change equal parts of a batch, each by one transformation; one part stays as it is.
+
+    wave (B, T), classes (B,) -> the same shapes, in another order: clips of class c that the k-th
+    transformation changed have the class c (V + 1) + k of V transformations, k = 0 the others.
+    """
+    order = torch.randperm(len(wave), generator=generator, device=wave.device)
+    parts = order.tensor_split(len(transformations) + 1)
+    changes: list[Transformation] = [lambda same, _: same, *transformations]
+    pairs = zip(changes, parts, strict=True)
+    waves = [change(wave[part], generator) if len(part) else wave[part] for change, part in pairs]
+    kinds = torch.cat([torch.full_like(part, k) for k, part in enumerate(parts)])
+    return torch.cat(waves), classes[order] * len(changes) + kinds

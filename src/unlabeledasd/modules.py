@@ -1,13 +1,13 @@
 """Lightning modules, one per loss family."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from unlabeledasd.augment import exchange_features, mixup
+from unlabeledasd.augment import Transformation, exchange_features, mixup, transform
 from unlabeledasd.errors import check_range
 from unlabeledasd.fast.graph import GraphedExtractor
 from unlabeledasd.networks import BRANCH_SIZE, MultiResolutionNet
@@ -40,9 +40,12 @@ class DiscriminativeModule(pl.LightningModule):
         optimizer: MakeOptimizer,
         mixup_prob: float,
         seed: int,
+        transformations: Sequence[Transformation] = (),
     ):
         super().__init__()
         check_range("mixup_prob", mixup_prob, 0, 1)
+        self.transformations = list(transformations)
+        n_classes *= 1 + len(self.transformations)
         self.n_classes = n_classes
         self.extractor = extractor
         self.graphed: GraphedExtractor | None = None  # on a GPU, how training calls it
@@ -50,6 +53,11 @@ class DiscriminativeModule(pl.LightningModule):
         self.make_optimizer = optimizer
         self.mixup_prob = mixup_prob
         self.seed = seed
+
+    @property
+    def can_learn(self) -> bool:
+        """Whether the loss is more than the zero of a single class."""
+        return self.n_classes > 1
 
     def configure_optimizers(self) -> Optimizer:
         return self.make_optimizer(self.parameters())
@@ -62,8 +70,11 @@ class DiscriminativeModule(pl.LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         wave, labels = batch
         classes = torch.arange(self.n_classes, device=labels.device)
+        wave = to_float(wave)
+        if self.transformations:
+            wave, labels = transform(wave, labels, self.transformations, self.generator)
         soft_labels = (labels[:, None] == classes).float()  # F.one_hot would wait for a GPU
-        wave, soft_labels = mixup(to_float(wave), soft_labels, self.mixup_prob, self.generator)
+        wave, soft_labels = mixup(wave, soft_labels, self.mixup_prob, self.generator)
         embedding, branches = (self.graphed or self.extractor)(wave)
         with torch.autocast(wave.device.type, enabled=False):
             losses = self.losses(embedding, branches, soft_labels)
@@ -96,13 +107,16 @@ class SubspaceLossModule(DiscriminativeModule):
         subspace_weight: float = 1.0,
         mixup_prob: float = 0.5,
         seed: int = 0,
+        transformations: Sequence[Transformation] = (),
     ):
-        super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed)
+        super().__init__(
+            n_classes, extractor, loss, optimizer, mixup_prob, seed, transformations
+        )
         check_range("subspace_weight", subspace_weight, 0)
         self.subspace_weight = subspace_weight
         n_heads = extractor.n_branches if subspace_weight else 0
         self.branch_losses = nn.ModuleList(
-            loss(embedding_size=BRANCH_SIZE, n_classes=n_classes, trainable=True)
+            loss(embedding_size=BRANCH_SIZE, n_classes=self.n_classes, trainable=True)
             for _ in range(n_heads)
         )
 
@@ -135,15 +149,22 @@ class FeatExModule(DiscriminativeModule):
         featex_prob: float = 0.5,
         mixup_prob: float = 0.5,
         seed: int = 0,
+        transformations: Sequence[Transformation] = (),
     ):
-        super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed)
+        super().__init__(
+            n_classes, extractor, loss, optimizer, mixup_prob, seed, transformations
+        )
         check_range("featex_weight", featex_weight, 0)
         check_range("featex_prob", featex_prob, 0, 1)
         self.featex_weight, self.featex_prob = featex_weight, featex_prob
-        n_exchanged = n_classes * (extractor.n_branches + 1)
+        n_exchanged = self.n_classes * (extractor.n_branches + 1)
         self.exchanged_loss = loss(
             embedding_size=extractor.embedding_size, n_classes=n_exchanged, trainable=True
         )
+
+    @property
+    def can_learn(self) -> bool:
+        return super().can_learn or self.featex_weight * self.featex_prob > 0
 
     def losses(
         self, embedding: Tensor, branches: list[Tensor], soft_labels: Tensor
