@@ -20,9 +20,10 @@ operation. A recording that cannot be read is reported, the others are used, the
 import argparse
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import hydra
 import numpy as np
 import pandas as pd
 import yaml
@@ -31,9 +32,11 @@ from tqdm import tqdm
 
 from reporting.detector_page import write_detector_page
 from reporting.lines import Tally, reported
-from settings.build import CONFIG_PATH, build
+from reporting.tested import print_test
+from settings.build import build
+from settings.kept import build_kept
+from settings.learned import NETWORK, SPECTRAL, least_seconds, make_config, train
 from unlabeledasd.audio import AudioFile
-from unlabeledasd.audio.clip_names import UNKNOWN
 from unlabeledasd.detection.conformal import false_alarms, least_scores
 from unlabeledasd.detection.inbox import SUFFIXES, Copies, look
 from unlabeledasd.detection.learning import (
@@ -41,6 +44,7 @@ from unlabeledasd.detection.learning import (
     Rows,
     assign_roles,
     calibrate,
+    check_unseen,
     embed_recording,
     keep_facts,
     kept_file,
@@ -48,13 +52,16 @@ from unlabeledasd.detection.learning import (
     read_learned,
     write_learned,
 )
+from unlabeledasd.detection.loading import load_networks
 from unlabeledasd.detection.survey import Facts, choose_seconds, machine_name, stated_by, summary
+from unlabeledasd.detection.training import begin
 from unlabeledasd.errors import InputError, check_range, one_line_errors
 from unlabeledasd.files import write_text
-from unlabeledasd.runs.folder import Run
+from unlabeledasd.runs.folder import Run, version_name
 
-METHOD = "spectral_logmel"  # loudness does not count, so another gain is no anomaly
-SCORER = "standardized_domain_z"
+if TYPE_CHECKING:
+    from torch import nn
+
 RATE = 16000  # Hz at most, unless --sample-rate says another
 
 
@@ -90,24 +97,21 @@ def find(options: argparse.Namespace, problems: Tally) -> list[Facts]:
     return facts
 
 
-def make_config(facts: list[Facts], options: argparse.Namespace) -> dict:
-    """The configuration of a run, as src/train.py would write it for METHOD."""
+def dataset_overrides(facts: list[Facts], options: argparse.Namespace) -> list[str]:
+    """Length, rate and channel of windows, as settings of a run."""
     seconds = options.seconds or choose_seconds(facts, least_scores(options.alarm_rate))
     rate = options.sample_rate or min(RATE, min(one.rate for one in facts))
-    overrides = ["dataset=folder", "dataset.name=learned", f"method={METHOD}", "seed=0"]
-    overrides += [f"scorer=[{SCORER}]", "data_dir=.", "results_dir=.", "run_dir=."]
-    overrides += [f"dataset.clip_seconds={seconds}", f"dataset.sample_rate={rate}"]
+    if options.train:
+        seconds = max(seconds, least_seconds(rate))
     channel = "null" if options.channel is None else options.channel
-    overrides += [f"dataset.channel={channel}", "threads=1"]
-    with hydra.initialize_config_dir(CONFIG_PATH, version_base="1.3"):
-        config = hydra.compose("train", overrides)
-    plain = OmegaConf.to_container(config, resolve=True)
-    return {**plain, "alarm_rate": options.alarm_rate}
+    overrides = [f"dataset.clip_seconds={seconds}", f"dataset.sample_rate={rate}"]
+    return [*overrides, f"dataset.channel={channel}"]
 
 
-def embed(facts: list[Facts], config: dict, problems: Tally) -> tuple[pd.DataFrame, np.ndarray]:
+def embed(
+    facts: list[Facts], config: dict, extractor: "nn.Module", problems: Tally
+) -> tuple[pd.DataFrame, np.ndarray]:
     """(recording and machine of every window, embeddings (N, ...)) of what can be read."""
-    extractor = build(OmegaConf.create(config["model"]["extractor"])).eval()
     dataset, rows, embedding = config["dataset"], [], Rows()
     for one in tqdm(facts, desc="learning", unit="file", leave=False, disable=None):
         with reported(problems, one.recording):
@@ -116,7 +120,6 @@ def embed(facts: list[Facts], config: dict, problems: Tally) -> tuple[pd.DataFra
             rows += [(one.recording, one.machine)] * len(found)
     if not rows:
         raise InputError("no recording could be used")
-    print(*summary([one for one in facts if not np.isnan(one.level_db)]), sep="\n")
     return pd.DataFrame(rows, columns=["recording", "machine"]), embedding.array
 
 
@@ -134,13 +137,14 @@ def write(run: Run, config: dict, learned: Learned) -> None:
     from unlabeledasd.runs.training import keep_untrained
 
     run.done_marker.unlink(missing_ok=True)
-    module = build(OmegaConf.create(config["model"]), n_classes=2)
-    keep_untrained(run, module)
+    if config["score_epochs"] == [0]:
+        keep_untrained(run, build(OmegaConf.create(config["model"]), n_classes=2))
     write_learned(run, learned)  # what follows can be made again from it
     text = yaml.safe_dump(config, sort_keys=False)
     write_text(run.config, text)
     ((_, node),) = config["scorer"].items()
-    scores = calibrate(learned, build(OmegaConf.create(node)), run)
+    version = version_name(config["score_epochs"])
+    scores = calibrate(learned, build(OmegaConf.create(node)), run, version)
     run.mark_done(hashlib.sha256(text.encode()).hexdigest())
     report(learned, scores, config["alarm_rate"])
 
@@ -152,33 +156,54 @@ def learn(options: argparse.Namespace, problems: Tally) -> Run:
         raise InputError(f"--out {run.folder}: exists; --add adds to it, or name another folder")
     least_scores(options.alarm_rate)  # checks the rate before anything is read
     facts = find(options, problems)
-    config = make_config(facts, options)
+    overrides = dataset_overrides(facts, options)
+    config = make_config(SPECTRAL, *overrides)
     dataset = config["dataset"]
     one = options.channel
     channel = "the mean of all channels" if one is None else f"channel {one}"
     print(
         f"windows of {dataset['clip_seconds']} s at {dataset['sample_rate']} Hz, {channel}; "
-        f"method {METHOD}, scorer {SCORER}"
+        f"method {NETWORK if options.train else SPECTRAL}"
     )
-    table, embedding = embed(facts, config, problems)
-    learned = with_roles(table, embedding, options.alarm_rate, problems)
+    extractor = build(OmegaConf.create(config["model"]["extractor"])).eval()
+    table, embedding = embed(facts, config, extractor, problems)
+    print(*summary([one for one in facts if not np.isnan(one.level_db)]), sep="\n")
+    roles = with_roles(table, options, problems)
+    learned = learned_of(roles, embedding)
     with run.claim():
-        write(run, config, learned)
+        if options.train:
+            config = train(run, facts, learned, overrides)
+            used = set(table.recording)
+            again = [replace(one, notes=[]) for one in facts if one.recording in used]
+            (network,) = load_networks(run, config, build_kept)
+            later, embedding = embed(again, config, network, Tally())
+            if not later.equals(table):
+                raise InputError("recordings have changed meanwhile; call src/learn.py again")
+            learned = learned_of(roles, embedding)
+        else:
+            begin(run, None)
+        write(run, config | {"alarm_rate": options.alarm_rate}, learned)
         keep_facts(run, facts)
     return run
 
 
-def with_roles(table: pd.DataFrame, embedding: np.ndarray, rate: float, problems: Tally) -> Learned:
-    """Of the machines that have enough recordings; another one does not end the rest."""
+def with_roles(table: pd.DataFrame, options: argparse.Namespace, problems: Tally) -> pd.DataFrame:
+    """Rows of the machines that have enough recordings; another one does not end the rest."""
     parts = []
     for machine, rows in table.groupby("machine", sort=False):
         with reported(problems, machine):
-            parts.append(assign_roles(rows, rate))
+            roles = assign_roles(rows, options.alarm_rate)
+            if options.train:
+                check_unseen(roles, options.alarm_rate)
+            parts.append(roles)
     if not parts:
         raise InputError("no machine has enough recordings, see above")
     roles = pd.concat(parts).sort_index().assign(batch=0)
-    learned = Learned(roles.reset_index(drop=True), embedding[roles.index])
-    return learned.where((learned.windows.role != "gap").to_numpy())
+    return roles[roles.role != "gap"]
+
+
+def learned_of(roles: pd.DataFrame, embedding: np.ndarray) -> Learned:
+    return Learned(roles.reset_index(drop=True), embedding[roles.index])
 
 
 def add(options: argparse.Namespace, problems: Tally) -> Run:
@@ -197,7 +222,9 @@ def add(options: argparse.Namespace, problems: Tally) -> Run:
         raise InputError(f"machine {unknown[0]}: the detector has {' '.join(known)}; see --machine")
     if twice := {one.recording for one in facts} & set(before.windows.recording):
         raise InputError(f"{min(twice)}: the detector has learned it already")
-    table, embedding = embed(facts, config, problems)
+    (extractor,) = load_networks(run, config, build_kept)
+    table, embedding = embed(facts, config, extractor, problems)
+    print(*summary([one for one in facts if not np.isnan(one.level_db)]), sep="\n")
     names = table.recording.unique()
     aside = table.recording.isin(names[3::4])  # every fourth one is for calibration
     crossed = table.machine.isin(before.windows.machine[before.windows.role == "both"])
@@ -221,39 +248,6 @@ def undo(options: argparse.Namespace) -> Run:
     return run
 
 
-def test(run: Run, options: argparse.Namespace) -> None:
-    """AUC of each machine on recordings whose folders or names state normal or anomaly.
-
-    Those that were learned are left out.
-    """
-    from sklearn.metrics import roc_auc_score
-
-    from unlabeledasd.detection import load
-
-    detector, rows = load(run.folder), []
-    learned = set(read_learned(run).windows.recording)
-    names = list(detector.machines)
-    paths = [recording.path for recording in look([options.test]).recordings]
-    for path in tqdm(paths, desc="testing", leave=False, disable=None):
-        if str(path.absolute()) in learned:
-            continue
-        named = [name for name in path.parts if name in names]
-        machine = options.machine or (named or names)[-1]
-        condition = stated_by(path, machine)
-        if condition != UNKNOWN:
-            score = detector.score_file(path, machine)
-            alarm = score > detector.threshold(machine)
-            rows.append((machine, condition == "anomaly", score, alarm))
-    table = pd.DataFrame(rows, columns=["machine", "anomaly", "score", "alarm"])
-    for machine, own in table.groupby("machine"):
-        counts = f"{(~own.anomaly).sum()} normal, {own.anomaly.sum()} anomalous"
-        auc = roc_auc_score(own.anomaly, own.score) if own.anomaly.nunique() == 2 else np.nan
-        rates = own.groupby("anomaly").alarm.mean()
-        text = f"test {machine}: {counts}; AUC {auc:.3f}"
-        print(f"{text}; alarms: {rates.get(False, np.nan):.3f} of the normal ones, "
-              f"{rates.get(True, np.nan):.3f} of the anomalous ones")  # fmt: skip
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -264,6 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
     place.add_argument("--add", type=Path, metavar="DETECTOR", help="add confirmed normal clips")
     place.add_argument("--undo", type=Path, metavar="DETECTOR", help="take the last --add back")
     parser.add_argument("--machine", help="what all recordings are of")
+    parser.add_argument("--train", action="store_true", help="a network, by minutes of training")
     parser.add_argument("--alarm-rate", type=float, default=0.1, help="(default: %(default)s)")
     parser.add_argument(
         "--channel", type=int, help="counted from 0 (without one the mean of all channels)"
@@ -287,7 +282,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise InputError(f"--test {options.test}: no such folder")
         run = undo(options) if options.undo else (add if options.add else learn)(options, problems)
         if options.test:
-            test(run, options)
+            print_test(run, options.test, options.machine)
         with reported(problems, run.folder):
             print(f"page: {write_detector_page(run.folder)}")
         if problems.failed:

@@ -20,7 +20,7 @@ from unlabeledasd.detection.survey import summary
 from unlabeledasd.errors import InputError, printable
 from unlabeledasd.files import write_text
 from unlabeledasd.results import find_csv, read_scores
-from unlabeledasd.runs.folder import UNTRAINED, Run
+from unlabeledasd.runs.folder import Run, version_name
 
 
 def write_detector_page(folder: Path, state: Path | None = None, clips: int = 0) -> Path:
@@ -111,7 +111,8 @@ def worst_clips(
             for one, head in zip(last, kinds, strict=True)
         ]
         return {"clips_title": "Last recordings with the highest scores", "clips": shown}
-    table = read_scores(find_csv(run, machine, UNTRAINED, "held_out_score"))
+    version = version_name(run.read_config()["score_epochs"])
+    table = read_scores(find_csv(run, machine, version, "held_out_score"))
     table = table[[Path(path).is_file() for path in table.path]]  # others are parts of recordings
     shown = [
         shown_clip(detector, machine, row.path, f"score {row.score:.4f}", None)

@@ -120,6 +120,13 @@ def free_bytes(folder: Path) -> int:
     return status.f_bavail * status.f_frsize
 
 
+def fitting_batch(batch_size: int, n_clips: int, least_steps: int) -> int:
+    """`batch_size`, or fewer clips where an epoch would have fewer than `least_steps` batches."""
+    if not least_steps:
+        return batch_size
+    return min(batch_size, max(LEAST_BATCH, n_clips // least_steps))
+
+
 class ClipBatches(pl.LightningDataModule):
     """Batches (waveforms, class indices) of a dataset in a sampler's order.
 
@@ -217,8 +224,7 @@ class ClipDataModule(ClipBatches):
         paths = table.path[table.split == "train"].tolist()
         if len(paths) < 2:
             raise InputError(f"{root}: {len(paths)} training clip(s), at least 2 are needed")
-        if least_steps:
-            batch_size = min(batch_size, max(LEAST_BATCH, len(paths) // least_steps))
+        batch_size = fitting_batch(batch_size, len(paths), least_steps)
         dataset = ClipDataset(Path(root), paths, labels.of(paths), n_samples, channel)
         sampler = ShuffledClips(len(paths), batch_size, seed)
         super().__init__(dataset, sampler, batch_size, num_workers, cache_gb)

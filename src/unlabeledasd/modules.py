@@ -109,9 +109,7 @@ class SubspaceLossModule(DiscriminativeModule):
         seed: int = 0,
         transformations: Sequence[Transformation] = (),
     ):
-        super().__init__(
-            n_classes, extractor, loss, optimizer, mixup_prob, seed, transformations
-        )
+        super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed, transformations)
         check_range("subspace_weight", subspace_weight, 0)
         self.subspace_weight = subspace_weight
         n_heads = extractor.n_branches if subspace_weight else 0
@@ -151,9 +149,7 @@ class FeatExModule(DiscriminativeModule):
         seed: int = 0,
         transformations: Sequence[Transformation] = (),
     ):
-        super().__init__(
-            n_classes, extractor, loss, optimizer, mixup_prob, seed, transformations
-        )
+        super().__init__(n_classes, extractor, loss, optimizer, mixup_prob, seed, transformations)
         check_range("featex_weight", featex_weight, 0)
         check_range("featex_prob", featex_prob, 0, 1)
         self.featex_weight, self.featex_prob = featex_weight, featex_prob

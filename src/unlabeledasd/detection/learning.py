@@ -188,6 +188,18 @@ def assign_roles(table: pd.DataFrame, rate: float, seed: int = 0) -> pd.DataFram
     return table.assign(unit=table.recording + "@" + place.astype(str), role=roles)
 
 
+def check_unseen(roles: pd.DataFrame, rate: float) -> None:
+    """InputError where a network would be trained on what calibrates it: role "both"."""
+    if (roles.role == "both").any():
+        machine, count = roles.machine.iloc[0], roles.recording.nunique()
+        needed = 2 * least_scores(rate)
+        raise InputError(
+            f"--train: {machine}: {count} recordings; an alarm rate of {rate:g} needs {needed}, of "
+            "which the network does not see one half; give more, a higher rate, or leave --train "
+            "out: the spectral method scores each recording without itself"
+        )
+
+
 def promise(learned: Learned, machine: str, rate: float) -> str:
     """What the thresholds of a machine promise, by how its calibration scores were made."""
     own = learned.windows[learned.windows.machine == machine]
@@ -201,11 +213,13 @@ def promise(learned: Learned, machine: str, rate: float) -> str:
     return f"alarms at a rate of at most {rate:g}"
 
 
-def calibrate(learned: Learned, scorer: BaseEstimator, run: Run) -> dict[str, np.ndarray]:
+def calibrate(
+    learned: Learned, scorer: BaseEstimator, run: Run, version: str = UNTRAINED
+) -> dict[str, np.ndarray]:
     """Fit each machine's scorer on its references; write it and the calibration scores -> these.
 
-    They become the held-out scores of the run's only version. One window of each unit is kept too:
-    a stream is scored by single windows, which vary more than the mean over a recording does.
+    They become the held-out scores of `version`, the run's only one. One window of each unit is
+    kept too: a stream is scored by single windows, which vary more than the mean over a recording.
     """
     arrays: dict[str, np.ndarray] = {}
     scores: dict[str, np.ndarray] = {}
@@ -219,9 +233,9 @@ def calibrate(learned: Learned, scorer: BaseEstimator, run: Run) -> dict[str, np
         for split, values in found.items():
             table = pd.DataFrame({"path": values.index, "is_normal": 1, "is_target": 0})
             table[scorer.column] = values.to_numpy()
-            write_scores(run.version(machine, UNTRAINED), UNTRAINED, split, table)
+            write_scores(run.version(machine, version), version, split, table)
         scores[machine] = found["held_out"].to_numpy()
-    write_npz(run.scorers(UNTRAINED), arrays)
+    write_npz(run.scorers(version), arrays)
     return scores
 
 

@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from unlabeledasd.audio.clip_names import FULL_NAME, read_condition, without_copy_suffix
+from unlabeledasd.audio.clip_names import (
+    FULL_NAME,
+    NO_ATTRIBUTE,
+    read_condition,
+    without_copy_suffix,
+)
 from unlabeledasd.detection.inbox import LAYOUT_FOLDERS, Recording
 from unlabeledasd.errors import printable
 
@@ -51,6 +56,18 @@ def stated_by(path: Path, machine: str) -> str:
     match = FULL_NAME.fullmatch(without_copy_suffix(path.stem))
     stem = match["condition"] if match else path.stem
     return read_condition(path, machine, path.parts[-2:-1], stem)
+
+
+def condition_of(recording: str, machine: str) -> str:
+    """The operating condition of a recording; "" for none.
+
+    Domain and attribute of an official name, else the folder in which it lies below the machine's.
+    """
+    path = Path(recording)
+    if match := FULL_NAME.fullmatch(without_copy_suffix(path.stem)):
+        return f"{match['domain']}-{match['attribute'] or NO_ATTRIBUTE}"
+    folder = path.parent.name
+    return "" if folder.lower() in LAYOUT_FOLDERS or folder == machine else folder
 
 
 def measured(blocks: Iterator[np.ndarray], one: Facts) -> Iterator[np.ndarray]:
