@@ -19,14 +19,11 @@ from unlabeledasd.runs.folder import Run
 
 SPECTRAL = "spectral_logmel"  # loudness does not count, so another gain is no anomaly
 NETWORK = "best_0256_1024_4096"
-EPOCHS = 16
+EPOCHS = 16  # as many as the paper's
 CHOICES = {
     SPECTRAL: ["scorer=[standardized_domain_z]"],
-    # the paper's epochs; scores in float32, as src/learn.py calibrates them
-    NETWORK: [
-        *("model.extractor.level_removed=true", f"score_epochs=[{EPOCHS}]"),
-        *("precision=32-true", "trainer.logger=false"),
-    ],
+    # precision: of scores, as src/learn.py calibrates them
+    NETWORK: ["model.extractor.level_removed=true", "precision=32-true", "trainer.logger=false"],
 }
 
 
@@ -62,17 +59,19 @@ def train(run: Run, facts: list[Facts], learned: Learned, overrides: list[str]) 
     print(f"training, {classes.why}")
     print(f"{len(rows)} windows of {len(table)}, {EPOCHS} epochs; can be stopped, and called again")
     table = table.iloc[rows].reset_index(drop=True)
-    plain = make_config(NETWORK, *overrides, *["label=self_supervised"] * classes.are_made)
+    overrides = [*overrides, f"score_epochs=[{EPOCHS}]"]
+    overrides += ["label=self_supervised"] * classes.are_made
+    plain = make_config(NETWORK, *overrides)
     places = (table.recording + "@" + table.place.astype(str)).tolist()
     labels = Labels.from_names(places, [classes.names[row] for row in rows])
     text = yaml.safe_dump([plain, labels.classes, labels.clips])
     training.begin(run, hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest())
+    labels.save(run.labels)
     quiet_lightning()
     keep_memory()
     config = OmegaConf.create(plain)
     seed_initialisation(config.seed)
     module = build(config.model, n_classes=len(labels.classes))
-    run.all.mkdir(parents=True, exist_ok=True)
     file = run.all / ".windows.tmp"  # removed by the next call if this one is killed
     dataset = config.dataset
     waves = training.read_windows(

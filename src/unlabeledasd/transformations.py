@@ -66,7 +66,8 @@ class Stretched:
         hop, window = self.n_fft // 4, torch.hann_window(self.n_fft, device=wave.device)
         frames = torch.stft(wave, self.n_fft, hop, window=window, return_complex=True)
         count = frames.shape[2]
-        place = torch.arange(count, device=wave.device) * self.rate % (count - 1)
+        place = torch.arange(count, dtype=wave.dtype, device=wave.device)
+        place = place * self.rate % (count - 1)
         before = place.long()
         now, later = frames[:, :, before], frames[:, :, before + 1]
         magnitude = torch.lerp(now.abs(), later.abs(), place - before)

@@ -67,6 +67,8 @@ def find_clusters(embedding: np.ndarray) -> tuple[np.ndarray, float]:
     best, clusters = 0.0, np.zeros(len(rows), int)
     with one_thread():
         points = StandardScaler().fit_transform(rows)
+        if not points.any():  # all are the same
+            return clusters, best
         size = min(DIMENSIONS, *points.shape)
         points = PCA(size, svd_solver="full").fit_transform(points)
         for count in range(2, min(MOST_CLUSTERS, len(np.unique(points, axis=0)) - 1) + 1):
