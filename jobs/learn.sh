@@ -2,6 +2,7 @@
 # Learn a detector from recordings of normal operation, in the environment of jobs/setup.sh.
 #
 #   jobs/learn.sh FOLDER --out detector      normal recordings, or a folder of them per machine
+#   jobs/learn.sh FOLDER --out detector --train      a network, in minutes to hours
 #   jobs/learn.sh MORE --add detector        confirmed normal recordings
 #   jobs/learn.sh --undo detector            take the last --add back
 #

@@ -2,6 +2,7 @@
 
   python src/learn.py FOLDER --out detector            then: python src/score.py detector NEW.wav
   python src/learn.py FOLDER --out detector --alarm-rate 0.05 --test RECORDINGS_OF_KNOWN_STATE
+  python src/learn.py FOLDER --out detector --train    a network, in minutes to hours
   python src/learn.py CLIPS... --add detector          more normal recordings, nothing is retrained
   python src/learn.py --undo detector                  take the last --add back
 
@@ -10,9 +11,10 @@ channels. FOLDER has the recordings of one machine, or a folder per machine; --m
 that all of it is one machine, whose folders are operating states. train/ below a machine is looked
 into, test/ is not, and a recording that is named as an anomaly is refused.
 
-Nothing is trained: recordings are compared by the statistics of their spectra. Some recordings are
-set aside, as many as the alarm rate needs (of fewer recordings each is scored without itself), and
-scores above the threshold that follows from these are alarms. The promise is that at most this
+Recordings are compared by the statistics of their spectra; --train trains a network besides, whose
+classes are machines and conditions, clusters, or transformations of the recordings. Some recordings
+are set aside, as many as the alarm rate needs (of fewer each is scored without itself, not with
+--train), and scores above the threshold that follows from these are alarms. The promise is that at most this
 share of further normal recordings are, as long as they come from the same microphone, place and
 operation. A recording that cannot be read is reported, the others are used, the exit status is 1.
 """

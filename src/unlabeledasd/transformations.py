@@ -1,4 +1,4 @@
-"""Changes of a waveform that a network learns to tell apart where clips have no other classes.
+"""Changes of a waveform, each a class of its own where clips have no other classes.
 
 Each takes waveforms (N, T) float and a generator, and returns the same shape on the same device.
 """

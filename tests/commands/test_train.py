@@ -184,6 +184,33 @@ def test_ensemble_script(run, monkeypatch, tmp_path, capsys):
     assert "epoch3_train_score.csv: no such score CSV" in capsys.readouterr().err
 
 
+def test_one_machine_without_conditions(tmp_path, monkeypatch, capsys):
+    """Refused without classes; with those of transformations trained, scored and scored again."""
+    for i in range(9):
+        write_wav(tmp_path / "tiny/all/raw/fan/train" / f"{i}.wav", seed=i)
+    for name, hz in (("normal", 440.0), ("anomaly", 660.0)):
+        for i in range(2):
+            file = tmp_path / "tiny/all/raw/fan/test" / f"{name}_{i}.wav"
+            write_wav(file, hz=hz, seed=50 + round(hz) + i)
+    settings = tiny(tmp_path, tmp_path / "results")
+    assert call(train, monkeypatch, *settings) == 1
+    assert "let label=self_supervised make classes" in capsys.readouterr().err
+    assert call(train, monkeypatch, *settings, "label=self_supervised") == 0
+    run = Run(tmp_path / "results/tiny/na_1024_1")
+    state = torch.load(run.checkpoint(2), weights_only=True)["state_dict"]
+    assert len(state["loss.centers"]) == 4  # the clips as they are, and three transformations
+    losses = pd.read_csv(next((run.all / "logs/csv").rglob("metrics.csv"))).loss_epoch.dropna()
+    assert (losses > 0.1).all()  # not the zero of one class
+    arguments = [f"run={run.folder}", "name=again", "accelerator=cpu", "embeddings=new"]
+    assert call(infer, monkeypatch, *arguments) == 0
+    scores = [
+        pd.read_csv(run.version("fan", version) / "epoch2_test_score.csv")[SCORE]
+        for version in ("again", "epoch2")
+    ]
+    np.testing.assert_allclose(*scores, atol=1e-5)
+    assert scores[0].nunique() == 4
+
+
 def test_finished_run_is_left_alone(run, data_dir, monkeypatch, capsys):
     before = files_below(run.folder)
     assert (

@@ -114,6 +114,24 @@ def test_draws_depend_on_seed_and_epoch_alone(monkeypatch):
     assert len({first[0], first[1], *totals(1, 1), *totals(2, 0)}) == 6
 
 
+def test_classes_of_transformations():
+    times = [lambda wave, _, k=k: k * wave for k in (2, 3)]
+    made = module(2, n_classes=5, transformations=times, mixup_prob=0.0)
+    assert made.loss.centers.shape == (15, 16, 256)
+    assert {head.centers.shape for head in made.branch_losses} == {(15, 16, 128)}
+    assert module(n_classes=1, transformations=times).can_learn
+    assert not module(n_classes=1).can_learn
+    assert FeatExModule(1, Slices(2), SubclusterAdaCos, torch.optim.AdamW).can_learn
+    made.on_train_epoch_start()
+    seen = []
+    made.losses = lambda wave, _, labels: seen.append((wave, labels)) or {"none": wave.sum()}
+    made.training_step((torch.ones(9, 256), torch.arange(9) % 5), 0)
+    wave, labels = seen[0]
+    kinds = labels.argmax(1) % 3
+    assert wave[:, 0].tolist() == (1.0 + kinds).tolist()
+    assert sorted((labels.argmax(1) // 3).tolist()) == sorted((torch.arange(9) % 5).tolist())
+
+
 @pytest.mark.parametrize("n_classes", [14, 60])
 def test_loss_of_the_network_at_initialisation_is_that_of_chance(n_classes):
     torch.manual_seed(0)

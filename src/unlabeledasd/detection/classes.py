@@ -1,4 +1,4 @@
-"""Which classes a network of src/learn.py is trained to tell apart."""
+"""The classes that a network of src/learn.py --train learns."""
 
 from typing import NamedTuple
 
