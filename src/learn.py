@@ -11,12 +11,13 @@ channels. FOLDER has the recordings of one machine, or a folder per machine; --m
 that all of it is one machine, whose folders are operating states. train/ below a machine is looked
 into, test/ is not, and a recording that is named as an anomaly is refused.
 
-Recordings are compared by the statistics of their spectra; --train trains a network besides, whose
-classes are machines and conditions, clusters, or transformations of the recordings. Some recordings
-are set aside, as many as the alarm rate needs (of fewer each is scored without itself, not with
---train), and scores above the threshold that follows from these are alarms. The promise is that at most this
-share of further normal recordings are, as long as they come from the same microphone, place and
-operation. A recording that cannot be read is reported, the others are used, the exit status is 1.
+Recordings are compared by the statistics of their spectra; --train trains a network besides, on
+machines and conditions as classes, on clusters, or on transformations of the recordings. Some
+recordings are set aside, as many as the alarm rate needs (without --train and with few, each is
+scored without itself), and scores above the threshold that follows from these are alarms. The
+promise is that at most this share of further normal recordings are, as long as they come from the
+same microphone, place and operation. A recording that cannot be read is reported, the others are
+used, the exit status is 1.
 """
 
 import argparse

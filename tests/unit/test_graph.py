@@ -29,6 +29,7 @@ def deterministic(monkeypatch):
 
 
 FAMILIES = ["na_0256_4096", "subloss_0256_4096", "featex_0256_4096"]
+FAMILIES += ["self_supervised_0256_1024_4096"]
 BATCH, CLASSES = 4, 5
 
 

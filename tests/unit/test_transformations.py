@@ -38,15 +38,15 @@ def test_pitch_and_tempo_rise_together(rate):
     assert found.abs().max() == pytest.approx(0.5, abs=0.03)
 
 
-@pytest.mark.parametrize("rate", [0.75, 1.25, 1.5])
+@pytest.mark.parametrize("rate", [0.75, 1.2, 1.5])
 def test_stretching_changes_tempo_and_not_pitch(rate):
     pulsed = tone(HZ) * (1 + torch.sin(2 * torch.pi * 4 * TIME))  # 4 bursts a second
     found = Stretched(rate)(pulsed[None], generator())[0]
     assert len(found) == len(TIME)
-    assert peak_hz(found) == pytest.approx(HZ, abs=1)
+    assert peak_hz(found) == pytest.approx(HZ, abs=RATE / 512 / 2)  # a grain keeps its frequency
     assert bursts_per_second(found) == pytest.approx(4 * rate, abs=0.5)
-    same = Stretched(1)(pulsed[None], generator())[0]
-    torch.testing.assert_close(same[2000:-2000], pulsed[2000:-2000], atol=0.01, rtol=0)
+    ramp = torch.arange(4000.0)[None]
+    torch.testing.assert_close(Stretched(1)(ramp, generator()), ramp)
 
 
 def test_a_filter_changes_levels_within_its_range_and_nothing_else():
