@@ -143,6 +143,7 @@ def make_card(
         "n_samples": detector.n_samples,
         "channel": detector.channel,
         "alarm_rate": detector.alarm_rate,
+        "calibrated": detector.calibrated,
         "inputs": inputs,
         "scorer": default_scorer(config)[1],
     }

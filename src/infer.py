@@ -23,6 +23,7 @@ from settings.build import CONFIG_PATH, build_scorers, launch, report_errors
 from settings.check import check_config, require_values
 from settings.kept import load_config, trained_extractor
 from settings.session import index_dataset, load_clips, pick_device, quiet_lightning
+from unlabeledasd.detection.calibration import as_training, with_calibration
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
 from unlabeledasd.metrics import SINCE_2022
@@ -128,7 +129,7 @@ def take_kept(
         table, embeddings[epoch] = read_embeddings(file)
         if root.is_dir():
             try:
-                require_clips(file, table, index_dataset(dataset, root))
+                require_clips(file, as_training(table), index_dataset(dataset, root))
             except InputError as error:
                 raise InputError(f"{error}; embeddings=new embeds the clips there are") from None
         else:
@@ -153,7 +154,7 @@ def embed_clips(
     # the network knows one rate: that of its training
     dataset = OmegaConf.merge(dataset, {"sample_rate": trained.dataset.sample_rate})
     root = raw_folder(config, trained, dataset)
-    table = load_clips(dataset, root, required=("test",))
+    table = with_calibration(run, load_clips(dataset, root, required=("test",)))
     device = pick_device(config.accelerator)
     embeddings = {
         epoch: embed(

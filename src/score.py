@@ -51,8 +51,23 @@ from unlabeledasd.errors import InputError, one_line_errors, printable
 
 NO_GUARANTEE = (
     "note: thresholds are from clips that the network was trained on, so no rate of false alarms "
-    "is promised; src/learn.py or --normal take clips that it has not seen"
+    "is promised; training with calibrate=0.1, src/learn.py or --normal take clips that it has not "
+    "seen"
 )
+
+
+def guarantee(detector, options: argparse.Namespace) -> str | None:
+    """What the thresholds promise, as a line to print; None where src/learn.py has printed it."""
+    if detector.alarm_rate is None and not options.normal:
+        return NO_GUARANTEE
+    if not detector.calibrated or options.normal or options.threshold != "auto":
+        return None
+    seconds = detector.n_samples / detector.sample_rate
+    return (
+        f"note: thresholds are from clips that neither network nor scorer has seen: at most "
+        f"{100 * detector.alarm_rate:g} % false alarms on average, of normal recordings up to "
+        f"{seconds:g} s that are like the training clips"
+    )
 
 
 def refer_to(detector, inbox: Inbox, tally: Tally, options: argparse.Namespace) -> None:
@@ -222,8 +237,8 @@ def score_them(detector, tally: Tally, options: argparse.Namespace) -> int:
     if options.recordings == [Path("-")]:
         if options.normal:
             refer_to(detector, look([options.normal]), tally, options)
-        elif detector.alarm_rate is None:
-            print_beside_bar(NO_GUARANTEE, sys.stderr)
+        elif line := guarantee(detector, options):
+            print_beside_bar(line, sys.stderr)
         status = score_stream(detector, sys.stdin.buffer, options, options.history)
         return status or int(tally.failed > 0)
     options.explainer = None
@@ -263,8 +278,8 @@ def score_all(detector, tally: Tally, options: argparse.Namespace) -> int:
     ):
         with reported(tally, recording.path):
             score(detector, recording, tally, options)
-    if tally.scored and detector.alarm_rate is None and not options.normal:
-        print_beside_bar(NO_GUARANTEE, sys.stderr)
+    if tally.scored and (line := guarantee(detector, options)):
+        print_beside_bar(line, sys.stderr)
     if summary := tally.summary(inbox):
         print_beside_bar(f"note: {summary}", sys.stderr)
     return int(tally.failed > 0)

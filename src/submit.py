@@ -31,7 +31,8 @@ from settings.datasets import (
 )
 from settings.kept import load_config, trained_extractor
 from unlabeledasd.audio.clip_names import NO_ATTRIBUTE, UNKNOWN, bare_name, parse_clip
-from unlabeledasd.decisions import THRESHOLDS, decision_metrics, decision_threshold
+from unlabeledasd.decisions import THRESHOLDS, decision_metrics
+from unlabeledasd.detection.conformal import threshold as threshold_of
 from unlabeledasd.detection.loading import open_run
 from unlabeledasd.errors import InputError, one_line_errors
 from unlabeledasd.files import write_text
@@ -182,7 +183,7 @@ def submit(options: argparse.Namespace) -> None:
     version = options.version or version_name(list(config.score_epochs))
     data_dir = options.data_dir or Path(config.data_dir)
     known = runs[0].machines(version)
-    every = dataset.machines.evaluation
+    every, rate = dataset.machines.evaluation, config.get("alarm_rate")
     given = [
         unit
         for name in options.machines or []
@@ -197,7 +198,7 @@ def submit(options: argparse.Namespace) -> None:
         table = mean_scores(runs, machine, version, "test")
         held_out = mean_scores(runs, machine, version, "held_out").score.to_numpy()
         try:
-            threshold = decision_threshold(held_out, options.threshold, options.quantile)
+            threshold = threshold_of(held_out, rate, options.threshold, options.quantile)
         except InputError as error:
             raise InputError(f"{machine}: {error}") from None
         if machine in wanted:

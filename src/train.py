@@ -24,7 +24,7 @@ from settings.build import (
     naming_settings,
     report_errors,
 )
-from settings.check import check_config, require_values
+from settings.check import check_config, require_type, require_values
 from settings.kept import keep_choices, make_once, report_finished, save_config, settings_hash
 from settings.session import (
     load_clips,
@@ -36,6 +36,8 @@ from settings.session import (
 from unlabeledasd.errors import InputError
 from unlabeledasd.runs.folder import Run, version_name
 
+DEFAULT_RATE = 0.1  # of false alarms
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 @report_errors()
 def main(config: DictConfig) -> None:
     require_values(config)
+    choose_alarm_rate(config)
     run = Run(config.run_dir)
     keep_choices(config, run)
     if run.is_done and not config.check and not config.overwrite:
@@ -58,9 +61,25 @@ def main(config: DictConfig) -> None:
     make_once(config, run, train)
 
 
+def choose_alarm_rate(config: DictConfig) -> None:
+    """Set what is promised of the calibration clips; InputError where there are none."""
+    if not config.calibrate:
+        if config.alarm_rate is not None:
+            raise InputError(f"alarm_rate={config.alarm_rate}: needs calibrate=SHARE, such as 0.1")
+        return
+    for name in ("calibrate", "alarm_rate"):
+        require_type(name, config[name], float | int | None)
+    if "source" in config.label:
+        made = "pseudo-labels were made from all training clips, so none is unseen"
+        raise InputError(f"calibrate={config.calibrate}: {made}; choose another method")
+    if config.alarm_rate is None:
+        config.alarm_rate = DEFAULT_RATE
+
+
 def prepare(config: DictConfig) -> tuple:
     """(table of all clips, labels, module, data), checked; seeds the initialisation."""
     from unlabeledasd.clips import training_notes
+    from unlabeledasd.detection.calibration import calibration_note, set_aside
 
     epochs = list(config.score_epochs)
     trains = epochs != [0]
@@ -69,6 +88,9 @@ def prepare(config: DictConfig) -> tuple:
             f"score_epochs={epochs}: ascending epochs, counted from 1, or [0]: no training"
         )
     table = load_clips(config.dataset, config.data.root)
+    if config.calibrate:
+        table = set_aside(table, config.calibrate, config.alarm_rate, config.seed)
+        print(calibration_note(table, config.alarm_rate))
     labels = build(config.label, table=table)
     print(f"{len(labels.classes)} classes")
     scorers = build_scorers(config)  # checks their settings early
@@ -100,6 +122,7 @@ def train(config: DictConfig, run: Run) -> None:
     """Do what the run lacks of: training, the scores of each kept epoch, their mean."""
     from unlabeledasd import evaluation, results
     from unlabeledasd.cache import ClipCache
+    from unlabeledasd.detection.calibration import as_training, keep_calibration
     from unlabeledasd.files import write_json
     from unlabeledasd.labels import Labels
     from unlabeledasd.runs.checkpoints import load_extractor
@@ -111,7 +134,8 @@ def train(config: DictConfig, run: Run) -> None:
     use_hardware(config)
     table, labels, module, data = prepare(config)
     save_config(config, run)
-    keep_contents(run, config.data.root, table)
+    keep_contents(run, config.data.root, as_training(table))
+    keep_calibration(run, table)
     if run.labels.is_file() and Labels.load(run.labels) != labels:
         raise InputError(
             f"{run.labels}: differs from the labels of the clips now; retrain with overwrite=true"

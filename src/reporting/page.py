@@ -14,7 +14,7 @@ from reporting.worst_clips import Neighbors, band_scores, compared, listen, wron
 from settings.datasets import official_score_of
 from settings.kept import load_config
 from unlabeledasd.audio.clip_names import parse_clip
-from unlabeledasd.decisions import decision_threshold
+from unlabeledasd.detection.conformal import threshold
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
 from unlabeledasd.labels import Labels
@@ -124,7 +124,7 @@ def details(run: Run, machine: str, options: Namespace, clips: dict) -> dict:
         held_out = read_scores(file).score.to_numpy()
         page["scores"]["held-out training"] = rounded(held_out)
         try:
-            page["threshold"] = decision_threshold(held_out)
+            page["threshold"] = threshold(held_out, run.read_config().get("alarm_rate"))
         except InputError:
             page["threshold"] = None
     if known:

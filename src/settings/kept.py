@@ -31,6 +31,7 @@ FREE_PREFIXES = (
     *("trainer.accelerator", "trainer.devices", "trainer.logger"),
     *("dataset.sections", "dataset.archives", "dataset.official"),  # of downloads and tables
 )
+ADDED = ("calibrate", "alarm_rate")  # later; without a value what runs did before
 
 CHOICES = ("precision", "threads")  # that a machine makes when a run begins
 CALL = "UNLABELEDASD_CALL"  # of the environment: what a launcher calls this call of a job script
@@ -43,6 +44,7 @@ def deciding(config: DictConfig) -> dict[str, Any]:
         key: value
         for key, value in every.items()
         if key not in FREE_KEYS and not key.startswith(FREE_PREFIXES)
+        if value or key not in ADDED
     }
 
 

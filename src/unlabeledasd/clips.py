@@ -17,6 +17,7 @@ from unlabeledasd.audio.folders import Found, LeftOut, walk, why_left_out
 from unlabeledasd.errors import InputError
 
 AUDIO_SUFFIXES = (".wav", ".flac")
+CALIBRATION = "calibration"  # the split of training clips that a run has set aside
 
 
 def discover_machines(root: Path, left_out: LeftOut | None = None) -> list[str]:

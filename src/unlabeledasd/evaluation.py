@@ -16,6 +16,7 @@ from sklearn.decomposition import PCA
 from tqdm import tqdm
 
 from unlabeledasd.audio.two_channels import Channel
+from unlabeledasd.clips import CALIBRATION
 from unlabeledasd.decisions import held_out_with_parts
 from unlabeledasd.errors import InputError, check_range
 from unlabeledasd.files import read_npz, write_csv, write_npz
@@ -162,7 +163,8 @@ def score_machine(
     machine = table.machine.iloc[0]
     is_target = (table.domain == "target").to_numpy()
     train, test = ((table.split == split).to_numpy() for split in ("train", "test"))
-    source = train & ~is_target
+    calibration = (table.split == CALIBRATION).to_numpy()
+    aside = calibration if calibration.any() else train & ~is_target
     fitted: list[BaseEstimator] = []
     arrays: dict[str, np.ndarray] = {}
     held_out: dict[str, tuple] = {}
@@ -172,7 +174,10 @@ def score_machine(
         if train.any():
             scorer = clone(unfitted).fit(embeddings[train], is_target[train])
             arrays |= {prefix + key: array for key, array in learned_arrays(scorer).items()}
-            held_out[name] = held_out_with_parts(unfitted, embeddings[train], is_target[train])
+            if calibration.any():
+                held_out[name] = scores_and_parts(scorer, embeddings[calibration])
+            else:
+                held_out[name] = held_out_with_parts(unfitted, embeddings[train], is_target[train])
         elif any(key.startswith(prefix) for key in stored):
             scorer = restore(unfitted, stored, prefix)
         else:
@@ -182,8 +187,8 @@ def score_machine(
         if rows.any():
             found = {s.column: scores_and_parts(s, embeddings[rows]) for s in fitted}
             write_split(folder, stem, split, table[rows], found, official)
-    if source.sum() > 1:
-        write_split(folder, stem, "held_out", table[source], held_out, official)
+    if aside.sum() > 1 and held_out:
+        write_split(folder, stem, "held_out", table[aside], held_out, official)
     both = train | test
     write_csv(csv_path(folder, stem, "map"), plane(table.path[both], embeddings[both]))
     return arrays

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from unlabeledasd.decisions import decision_threshold
 from unlabeledasd.errors import InputError
 
 
@@ -37,6 +38,19 @@ def conformal_threshold(calibration: np.ndarray, rate: float) -> float:
             f"the lowest rate is {1 / (count + 1):.3g}"
         )
     return float(np.sort(calibration)[rank(count, rate) - 1])
+
+
+def threshold(
+    held_out: np.ndarray, rate: float | None, kind: str = "auto", quantile: float = 0.9
+) -> float:
+    """decisions.decision_threshold of the held-out scores (N,); auto is conformal with a rate.
+
+    rate: of a detector or run whose held-out clips are unknown to network and scorer; None: of
+    another one.
+    """
+    if rate is not None and kind == "auto":
+        return conformal_threshold(held_out, rate)
+    return decision_threshold(held_out, kind, quantile)
 
 
 def p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from unlabeledasd.audio import AudioFile
 from unlabeledasd.audio.two_channels import Channel
-from unlabeledasd.decisions import decision_threshold, percentile
-from unlabeledasd.detection.conformal import conformal_threshold, p_values
+from unlabeledasd.decisions import percentile
+from unlabeledasd.detection.conformal import p_values, threshold
 from unlabeledasd.detection.recordings import array_blocks, read_blocks, windows
 from unlabeledasd.errors import InputError
 
@@ -60,6 +60,7 @@ class Detector:
     n_samples: int
     channel: Channel = None
     alarm_rate: float | None = None
+    calibrated: bool = False
 
     def score_file(
         self,
@@ -144,9 +145,9 @@ class Detector:
         machine = self._machine(machine)
         held_out = self.machines[machine].held_out
         try:
-            if self.alarm_rate is not None and kind == "auto":
-                return conformal_threshold(held_out, self.alarm_rate)
-            return decision_threshold(held_out, kind, quantile) if len(held_out) else float("nan")
+            if not len(held_out) and self.alarm_rate is None:
+                return float("nan")
+            return threshold(held_out, self.alarm_rate, kind, quantile)
         except InputError as error:
             raise InputError(f"{machine}: {error}") from None
 

@@ -90,6 +90,7 @@ def load_run(folder: Path, precision: str | None, build: Build) -> Detector:
         n_samples=round(settings["clip_seconds"] * settings["sample_rate"]),
         channel=config["dataset"]["channel"],
         alarm_rate=config.get("alarm_rate"),
+        calibrated=bool(config.get("calibrate")),
     )
 
 

@@ -98,4 +98,5 @@ def load_portable(folder: Path, build: Callable[[dict, str, Path], Any]) -> Dete
         n_samples=card["n_samples"],
         channel=card["channel"],
         alarm_rate=card.get("alarm_rate"),
+        calibrated=card.get("calibrated", False),
     )

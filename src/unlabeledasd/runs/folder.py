@@ -47,6 +47,7 @@ class Run:
         self.config = self.all / "config.yaml"
         self.labels = self.all / "labels.json"
         self.contents = self.all / "contents.json"  # which clips it is made of
+        self.calibration = self.all / "calibration.json"  # clips that are set aside, if any
         self.parts = self.all / "parts.json"  # names of the embedding's bands or branches
         self.environment = self.all / "environment.json"
         self.done_marker = self.all / "done"
@@ -141,7 +142,7 @@ class Run:
         names = ("embeddings", "scorers", "infer", "checkpoints", "logs")
         folders = [self.all / name for name in names]
         files = [self.labels, self.contents, self.parts, self.environment, self.progress]
-        files += [self.error, self.cleared]
+        files += [self.error, self.cleared, self.calibration]
         every = [self.done_marker, *versions, *folders, *files, self.config]
         present = [path for path in every if path.exists()]
         for path in present:
