@@ -56,7 +56,14 @@ from unlabeledasd.detection.learning import (
     write_learned,
 )
 from unlabeledasd.detection.loading import load_networks
-from unlabeledasd.detection.survey import Facts, choose_seconds, machine_name, stated_by, summary
+from unlabeledasd.detection.survey import (
+    Facts,
+    channel_number,
+    choose_seconds,
+    machine_name,
+    stated_by,
+    summary,
+)
 from unlabeledasd.detection.training import begin
 from unlabeledasd.errors import InputError, check_range, one_line_errors
 from unlabeledasd.files import write_text
@@ -163,7 +170,8 @@ def learn(options: argparse.Namespace, problems: Tally) -> Run:
     config = make_config(SPECTRAL, *overrides)
     dataset = config["dataset"]
     one = options.channel
-    channel = "the mean of all channels" if one is None else f"channel {one}"
+    named = {None: "the mean of all channels", 0: "the first channel"}
+    channel = named.get(one, f"channel {one}, counted from 0")
     print(
         f"windows of {dataset['clip_seconds']} s at {dataset['sample_rate']} Hz, {channel}; "
         f"method {NETWORK if options.train else SPECTRAL}"
@@ -264,7 +272,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--train", action="store_true", help="a network, by minutes of training")
     parser.add_argument("--alarm-rate", type=float, default=0.1, help="(default: %(default)s)")
     parser.add_argument(
-        "--channel", type=int, help="counted from 0 (without one the mean of all channels)"
+        "--channel", type=channel_number, default=0, help="counted from 0, or mean: of all (0)"
     )
     parser.add_argument("--seconds", type=float, help="of a window (the median, from 1 to 10)")
     parser.add_argument("--sample-rate", type=int, help=f"in Hz (the lowest, at most {RATE})")

@@ -19,10 +19,11 @@ longer one is cut into windows; its score is their mean. The percentile is among
 training clips held out from the scorer, and the decision is anomaly above their threshold, as in
 the challenge. The network has seen these clips, so new normal clips score higher, and where there
 were few of them alarms are far more frequent than the quantile says. So give 30 or more normal
-recordings of a machine, which were not trained on, by --normal. A detector of src/learn.py has set
-such recordings aside: its thresholds keep its rate of false alarms, and the p-value is the chance
-of a score as high for a normal recording. Its last scores are kept in recent.json in its folder; a
-line says where they drift from calibration as a whole, which single alarms do not say.
+recordings of a machine, which were not trained on, by --normal. A run that was trained with
+calibrate=0.1, and a detector of src/learn.py, have set such recordings aside: their thresholds keep
+a rate of false alarms, and the p-value is the chance of a score as high for a normal recording.
+Their last scores are kept in recent.json in their folder; a line says where they drift from
+calibration as a whole, which single alarms do not say.
 """
 
 import argparse
@@ -40,7 +41,15 @@ from tqdm import tqdm
 from reporting.curves import curve_file, write_curve
 from reporting.drift import History, drift_fields, state_options
 from reporting.explained import Explainer
-from reporting.lines import FIELDS, Tally, as_line, csv_line, print_beside_bar, reported
+from reporting.lines import (
+    FIELDS,
+    Tally,
+    as_line,
+    csv_line,
+    guarantee,
+    print_beside_bar,
+    reported,
+)
 from reporting.stream import score_stream, stream_options
 from unlabeledasd.audio.clip_names import composed
 from unlabeledasd.audio.folders import Found
@@ -48,26 +57,6 @@ from unlabeledasd.decisions import THRESHOLDS
 from unlabeledasd.detection.inbox import SUFFIXES, Inbox, Recording, look, machine_of, settled
 from unlabeledasd.detection.recent import RECORDINGS
 from unlabeledasd.errors import InputError, one_line_errors, printable
-
-NO_GUARANTEE = (
-    "note: thresholds are from clips that the network was trained on, so no rate of false alarms "
-    "is promised; training with calibrate=0.1, src/learn.py or --normal take clips that it has not "
-    "seen"
-)
-
-
-def guarantee(detector, options: argparse.Namespace) -> str | None:
-    """What the thresholds promise, as a line to print; None where src/learn.py has printed it."""
-    if detector.alarm_rate is None and not options.normal:
-        return NO_GUARANTEE
-    if not detector.calibrated or options.normal or options.threshold != "auto":
-        return None
-    seconds = detector.n_samples / detector.sample_rate
-    return (
-        f"note: thresholds are from clips that neither network nor scorer has seen: at most "
-        f"{100 * detector.alarm_rate:g} % false alarms on average, of normal recordings up to "
-        f"{seconds:g} s that are like the training clips"
-    )
 
 
 def refer_to(detector, inbox: Inbox, tally: Tally, options: argparse.Namespace) -> None:
@@ -237,7 +226,7 @@ def score_them(detector, tally: Tally, options: argparse.Namespace) -> int:
     if options.recordings == [Path("-")]:
         if options.normal:
             refer_to(detector, look([options.normal]), tally, options)
-        elif line := guarantee(detector, options):
+        elif line := guarantee(detector, options.threshold):
             print_beside_bar(line, sys.stderr)
         status = score_stream(detector, sys.stdin.buffer, options, options.history)
         return status or int(tally.failed > 0)
@@ -278,7 +267,7 @@ def score_all(detector, tally: Tally, options: argparse.Namespace) -> int:
     ):
         with reported(tally, recording.path):
             score(detector, recording, tally, options)
-    if tally.scored and (line := guarantee(detector, options)):
+    if tally.scored and not options.normal and (line := guarantee(detector, options.threshold)):
         print_beside_bar(line, sys.stderr)
     if summary := tally.summary(inbox):
         print_beside_bar(f"note: {summary}", sys.stderr)

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from unlabeledasd.detection.detector import Detector
 from unlabeledasd.detection.inbox import Copies, Inbox
 from unlabeledasd.errors import InputError, one_line, printable
 
@@ -20,6 +21,27 @@ FIELDS = (
     *("windows", "windows_above", "worst_start_s", "note", "p_value", "explanation"),
     *("drift", "drift_p_value"),
 )
+
+
+NO_GUARANTEE = (
+    "note: thresholds are from clips that the network was trained on, so no rate of false alarms "
+    "is promised; training with calibrate=0.1, src/learn.py or --normal take clips that it has not "
+    "seen"
+)
+
+
+def guarantee(detector: Detector, kind: str) -> str | None:
+    """What thresholds of this kind promise; None where src/learn.py has said it, or nobody can."""
+    if detector.alarm_rate is None:
+        return NO_GUARANTEE
+    if not detector.calibrated or kind != "auto":
+        return None
+    seconds = detector.n_samples / detector.sample_rate
+    return (
+        "note: thresholds are from clips that neither network nor scorer has seen, so that at most "
+        f"{100 * detector.alarm_rate:g} % of new normal recordings like them, up to {seconds:g} s "
+        "long, are false alarms (on average over such runs)"
+    )
 
 
 class Tally:

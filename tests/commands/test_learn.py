@@ -111,8 +111,9 @@ def test_what_recorders_write(tmp_path, monkeypatch, capsys):
     (folder / "text.wav").write_text("no sound")
     write(folder, "anomaly_1.wav", sound(80))
     shutil.copy(folder / "c1.flac", folder / "c1 (1).flac")
-    assert call(monkeypatch, learn, folder, "--out", tmp_path / "d", "--channel", 0) == 1
+    assert call(monkeypatch, learn, folder, "--out", tmp_path / "d") == 1
     output = capsys.readouterr()
+    assert "the first channel" in output.out
     assert "left out: 1 hidden" in output.out
     assert "fan: 24 recordings" in output.out
     assert "8000, 44100, 48000 Hz, 1, 2 channel(s)" in output.out
@@ -120,7 +121,21 @@ def test_what_recorders_write(tmp_path, monkeypatch, capsys):
         assert output.err.count(problem) == 1
     assert "c1.flac: the same recording as" in output.err
     assert "4 could not be used, see above" in output.err
-    assert load(tmp_path / "d").sample_rate == RATE
+    detector = load(tmp_path / "d")
+    assert detector.sample_rate == RATE
+    left, right = sound(90, rate=48000), 0.1 * sound(91, rate=48000)
+    both = write(tmp_path, "new.wav", np.column_stack([left, right]), 48000, subtype="PCM_24")
+    alone = write(tmp_path, "left.wav", left, 48000, subtype="PCM_24")
+    assert detector.score_file(both) == detector.score_file(alone)
+
+
+def test_the_mean_of_the_channels(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "fan"
+    for i in range(10):
+        write(folder, f"{i}.wav", np.column_stack([sound(i), sound(50 + i)]))
+    assert call(monkeypatch, learn, folder, "--out", tmp_path / "d", "--channel", "mean") == 0
+    assert "the mean of all channels" in capsys.readouterr().out
+    assert load(tmp_path / "d").channel is None
 
 
 def test_a_dead_channel_is_reported(recordings, tmp_path, monkeypatch, capsys):

@@ -51,7 +51,8 @@ class Detector:
     `machine` may be left out where the run has only one. `channel` (counted from 0) is taken of
     recordings of several channels; None: the run's own, else the mean of all. `alarm_rate` says
     that the held-out clips are unknown to network and scorer, as src/learn.py sets them aside:
-    thresholds are then conformal, with that rate of false alarms.
+    thresholds are then conformal, with that rate of false alarms. `calibrated`: src/train.py did,
+    with calibrate=SHARE.
     """
 
     extractors: list[Extractor]

@@ -110,6 +110,11 @@ def summary(facts: list[Facts]) -> list[str]:
     return lines
 
 
+def channel_number(text: str) -> int | None:
+    """None for the mean of all channels."""
+    return None if text == "mean" else int(text)
+
+
 def choose_seconds(facts: list[Facts], needed: int) -> float:
     """The length of a window: the median of the recordings', from 1 to 10 s.
 
