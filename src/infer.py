@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from settings.build import CONFIG_PATH, build_scorers, launch, report_errors
 from settings.check import check_config, require_values
 from settings.kept import load_config, trained_extractor
-from settings.session import index_dataset, load_clips, pick_device, quiet_lightning
+from settings.session import clip_folder, index_dataset, load_clips, pick_device, quiet_lightning
 from unlabeledasd.detection.calibration import as_training, with_calibration
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
@@ -173,7 +173,8 @@ def embed_clips(
 
 
 def raw_folder(config: DictConfig, trained: DictConfig, dataset: DictConfig) -> Path:
-    return Path(config.data_dir or trained.data_dir) / str(dataset.name) / "all" / "raw"
+    data_dir = Path(config.data_dir or trained.data_dir)
+    return clip_folder(dataset, data_dir / str(dataset.name) / "all" / "raw")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from settings.build import (
 from settings.check import check_config, require_type, require_values
 from settings.kept import keep_choices, make_once, report_finished, save_config, settings_hash
 from settings.session import (
+    clip_folder,
     load_clips,
     quiet_lightning,
     runs_after,
@@ -47,6 +48,10 @@ if TYPE_CHECKING:
 def main(config: DictConfig) -> None:
     require_values(config)
     choose_alarm_rate(config)
+    if config.dataset.resample:
+        if config.dataset.channel is None:
+            config.dataset.channel = 0  # of new recordings too
+        config.data.root = str(clip_folder(config.dataset, config.data.root))
     run = Run(config.run_dir)
     keep_choices(config, run)
     if run.is_done and not config.check and not config.overwrite:
@@ -122,7 +127,11 @@ def train(config: DictConfig, run: Run) -> None:
     """Do what the run lacks of: training, the scores of each kept epoch, their mean."""
     from unlabeledasd import evaluation, results
     from unlabeledasd.cache import ClipCache
-    from unlabeledasd.detection.calibration import as_training, keep_calibration
+    from unlabeledasd.detection.calibration import (
+        alarms_by_domain,
+        as_training,
+        keep_calibration,
+    )
     from unlabeledasd.files import write_json
     from unlabeledasd.labels import Labels
     from unlabeledasd.runs.checkpoints import load_extractor
@@ -185,6 +194,8 @@ def train(config: DictConfig, run: Run) -> None:
         results.average_scores(run, sources, version, scorers[0].column)
     run.mark_done(settings_hash(config), keep_all)
     print(results.report(run, version, table.machine.unique()))
+    if config.calibrate:
+        print(*alarms_by_domain(run, version, config.alarm_rate), sep="\n")
     for line in missing_ground_truth(config, table)[1:]:
         print(line)
 

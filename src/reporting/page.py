@@ -13,6 +13,7 @@ from reporting.rendering import rendered
 from reporting.worst_clips import Neighbors, band_scores, compared, listen, wrongness
 from settings.datasets import official_score_of
 from settings.kept import load_config
+from settings.session import clip_folder
 from unlabeledasd.audio.clip_names import parse_clip
 from unlabeledasd.detection.conformal import threshold
 from unlabeledasd.errors import InputError
@@ -84,8 +85,9 @@ def collect(dataset: str, options: Namespace, shared: dict) -> dict:
     methods, clips = {}, {}
     for method, (run, seed, machines) in runs.items():
         config = load_config(run)
-        root = Path(options.data_dir or config.data_dir) / dataset / "all" / "raw"
         facts, neighbors = config.dataset, Neighbors(run)
+        root = Path(options.data_dir or config.data_dir) / dataset / "all" / "raw"
+        root = clip_folder(facts, root)
         form = (facts.channel, facts.sample_rate)
         shown = {}
         description = f"page, {dataset} {method}"

@@ -31,7 +31,8 @@ FREE_PREFIXES = (
     *("trainer.accelerator", "trainer.devices", "trainer.logger"),
     *("dataset.sections", "dataset.archives", "dataset.official"),  # of downloads and tables
 )
-ADDED = ("calibrate", "alarm_rate")  # later; without a value what runs did before
+# Settings that came later; without a value runs are what they were before.
+ADDED = ("calibrate", "alarm_rate", "dataset.resample")
 
 CHOICES = ("precision", "threads")  # that a machine makes when a run begins
 CALL = "UNLABELEDASD_CALL"  # of the environment: what a launcher calls this call of a job script

@@ -49,6 +49,17 @@ def index_dataset(
     return index_clips(root, machines, dataset.grammar, required, notes)
 
 
+def clip_folder(dataset: DictConfig, root: str | Path) -> Path:
+    """Where a dataset's clips are read: `root`, or with resample=true their converted form."""
+    root = Path(root)
+    if not dataset.get("resample") or not root.is_dir():
+        return root
+    from unlabeledasd.detection.resampled import resample_clips
+
+    paths = index_dataset(dataset, root, required=()).path.tolist()
+    return resample_clips(root, paths, dataset.sample_rate, dataset.channel)
+
+
 def use_hardware(config: DictConfig) -> None:
     """Decide precision and threads where they are `auto`, and set up the process for them."""
     from unlabeledasd.runs.hardware import (

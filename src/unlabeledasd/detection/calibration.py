@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from unlabeledasd.clips import CALIBRATION
-from unlabeledasd.detection.conformal import least_scores
+from unlabeledasd.detection.conformal import conformal_threshold, least_scores
 from unlabeledasd.errors import InputError, check_range
 from unlabeledasd.files import write_json
+from unlabeledasd.results import find_csv, read_scores
 from unlabeledasd.runs.folder import Run
 
 
@@ -68,3 +69,20 @@ def with_calibration(run: Run, table: pd.DataFrame) -> pd.DataFrame:
     except (ValueError, TypeError, LookupError):
         raise InputError(f"{run.calibration}: corrupt; retrain with overwrite=true") from None
     return table.assign(split=table.split.mask(table.path.isin(paths), CALIBRATION))
+
+
+def alarms_by_domain(run: Run, version: str, rate: float) -> list[str]:
+    """A line for each machine: its threshold, and how many calibration clips are above it."""
+    lines = []
+    for machine in run.machines(version):
+        if (file := find_csv(run, machine, version, "held_out_score")) is None:
+            continue
+        table = read_scores(file)
+        limit = conformal_threshold(table.score.to_numpy(), rate)
+        counts = []
+        for flag, domain in ((0, "source"), (1, "target")):
+            own = table.score[table.is_target == flag]
+            counts.append(f"{(own > limit).sum()} of {len(own)} {domain}")
+        above = f"{', '.join(counts)} calibration clips above it"
+        lines.append(f"{machine}: threshold {limit:.4g} at alarm rate {rate:g}; {above}")
+    return lines
