@@ -45,7 +45,7 @@ def data(tmp_path_factory):
 def given(data, owner: str, *more: str) -> list[str]:
     return [f"dataset.name={owner}", "dataset=folder", "method=spectral_level", "seed=1",
             "dataset.clip_seconds=2", f"data_dir={data}", f"results_dir={data}/results",
-            "trainer.accelerator=cpu", *more]  # fmt: skip
+            "trainer.accelerator=cpu", "scorer=[knn]", *more]  # fmt: skip
 
 
 def scores(run: Run, version: str) -> pd.Series:
@@ -67,7 +67,7 @@ def test_like_converted_clips(data, monkeypatch, capsys):
     assert scores(ours, "untrained").std() > 0
     arguments = (f"run={ours.folder}", "name=x", "dataset=folder", "dataset.name=theirs",
                  "dataset.resample=true", f"data_dir={data}", "dataset.clip_seconds=2",
-                 "accelerator=cpu")  # fmt: skip
+                 "accelerator=cpu", "scorer=[knn]")  # fmt: skip
     assert call(infer, monkeypatch, *arguments) == 0
     pd.testing.assert_series_equal(
         scores(ours, "x"), scores(ours, "untrained"), atol=2e-3, check_names=False
