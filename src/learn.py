@@ -59,6 +59,7 @@ from unlabeledasd.detection.loading import load_networks
 from unlabeledasd.detection.survey import (
     Facts,
     channel_number,
+    channel_words,
     choose_seconds,
     machine_name,
     stated_by,
@@ -169,12 +170,9 @@ def learn(options: argparse.Namespace, problems: Tally) -> Run:
     overrides = dataset_overrides(facts, options)
     config = make_config(SPECTRAL, *overrides)
     dataset = config["dataset"]
-    one = options.channel
-    named = {None: "the mean of all channels", 0: "the first channel"}
-    channel = named.get(one, f"channel {one}, counted from 0")
     print(
-        f"windows of {dataset['clip_seconds']} s at {dataset['sample_rate']} Hz, {channel}; "
-        f"method {NETWORK if options.train else SPECTRAL}"
+        f"windows of {dataset['clip_seconds']} s at {dataset['sample_rate']} Hz, "
+        f"{channel_words(options.channel)}; method {NETWORK if options.train else SPECTRAL}"
     )
     extractor = build(OmegaConf.create(config["model"]["extractor"])).eval()
     table, embedding = embed(facts, config, extractor, problems)

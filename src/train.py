@@ -94,7 +94,7 @@ def prepare(config: DictConfig) -> tuple:
         )
     table = load_clips(config.dataset, config.data.root)
     if config.calibrate:
-        table = set_aside(table, config.calibrate, config.alarm_rate, config.seed)
+        table = set_aside(table, config.calibrate, config.alarm_rate)
         print(calibration_note(table, config.alarm_rate))
     labels = build(config.label, table=table)
     print(f"{len(labels.classes)} classes")

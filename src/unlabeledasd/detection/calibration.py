@@ -18,11 +18,12 @@ from unlabeledasd.results import find_csv, read_scores
 from unlabeledasd.runs.folder import Run
 
 
-def set_aside(table: pd.DataFrame, share: float, rate: float, seed: int) -> pd.DataFrame:
+def set_aside(table: pd.DataFrame, share: float, rate: float, seed: int = 0) -> pd.DataFrame:
     """The table of clips, in which a `share` of each machine's training clips is for calibration.
 
     At least as many as the `rate` of false alarms needs; InputError where that is more than half.
-    Every clip of a machine has the same chance. Domains and attributes have their share of the
+    Every clip of a machine has the same chance; runs of a dataset take the same seed, so that their
+    scores can be averaged. Domains and attributes have their share of the
     clips, rounded up or down.
     """
     check_range("calibrate", share, 0, 0.5)

@@ -115,6 +115,12 @@ def channel_number(text: str) -> int | None:
     return None if text == "mean" else int(text)
 
 
+def channel_words(channel: int | None) -> str:
+    """What a recording of several channels is taken for."""
+    named = {None: "the mean of all channels", 0: "the first channel"}
+    return named.get(channel, f"channel {channel}, counted from 0")
+
+
 def choose_seconds(facts: list[Facts], needed: int) -> float:
     """The length of a window: the median of the recordings', from 1 to 10 s.
 
