@@ -72,7 +72,6 @@ from unlabeledasd.runs.folder import Run, version_name
 
 if TYPE_CHECKING:
     from torch import nn
-
 RATE = 16000  # Hz at most, unless --sample-rate says another
 
 
@@ -115,8 +114,8 @@ def dataset_overrides(facts: list[Facts], options: argparse.Namespace) -> list[s
     if options.train:
         seconds = max(seconds, least_seconds(rate))
     channel = "null" if options.channel is None else options.channel
-    overrides = [f"dataset.clip_seconds={seconds}", f"dataset.sample_rate={rate}"]
-    return [*overrides, f"dataset.channel={channel}"]
+    values = {"clip_seconds": seconds, "sample_rate": rate, "channel": channel}
+    return [f"dataset.{name}={value}" for name, value in values.items()]
 
 
 def embed(
@@ -170,10 +169,9 @@ def learn(options: argparse.Namespace, problems: Tally) -> Run:
     overrides = dataset_overrides(facts, options)
     config = make_config(SPECTRAL, *overrides)
     dataset = config["dataset"]
-    print(
-        f"windows of {dataset['clip_seconds']} s at {dataset['sample_rate']} Hz, "
-        f"{channel_words(options.channel)}; method {NETWORK if options.train else SPECTRAL}"
-    )
+    form = f"windows of {dataset['clip_seconds']} s at {dataset['sample_rate']} Hz"
+    method = NETWORK if options.train else SPECTRAL
+    print(f"{form}, {channel_words(options.channel)}; method {method}")
     extractor = build(OmegaConf.create(config["model"]["extractor"])).eval()
     table, embedding = embed(facts, config, extractor, problems)
     print(*summary([one for one in facts if not np.isnan(one.level_db)]), sep="\n")
@@ -269,9 +267,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--machine", help="what all recordings are of")
     parser.add_argument("--train", action="store_true", help="a network, by minutes of training")
     parser.add_argument("--alarm-rate", type=float, default=0.1, help="(default: %(default)s)")
-    parser.add_argument(
-        "--channel", type=channel_number, default=0, help="counted from 0, or mean: of all (0)"
-    )
+    parser.add_argument("--channel", type=channel_number, default=0, help="from 0, or mean (0)")
     parser.add_argument("--seconds", type=float, help="of a window (the median, from 1 to 10)")
     parser.add_argument("--sample-rate", type=int, help=f"in Hz (the lowest, at most {RATE})")
     parser.add_argument("--test", type=Path, metavar="FOLDER", help="recordings of known state")
