@@ -2,7 +2,8 @@
 # Lint and test everything: ruff (rules and format), mypy, shellcheck, pytest.
 #
 # All of them run, and the exit status is non-zero if one fails. Where no environment exists yet,
-# jobs/setup.sh makes it first. Arguments are passed to pytest.
+# jobs/setup.sh makes it first. Arguments are passed to pytest, whose files are divided among
+# TEST_PROCESSES processes (as many as there are cores).
 #
 #   bash jobs/test.sh                       everything except the tests marked slow
 #   bash jobs/test.sh -m slow               the slow tests
@@ -28,5 +29,7 @@ echo "== shellcheck"
 find . .ci/run \( -name venv -o -name data -o -name results -o -name '.?*' \) -prune -o \
   \( -name '*.sh' -o -path .ci/run \) -type f -exec shellcheck -x {} + || failed=1
 echo "== pytest"
-python -m pytest "$@" || failed=1
+processes="${TEST_PROCESSES:-$(getconf _NPROCESSORS_ONLN)}"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"   # so that their threads share the cores
+python -m pytest -n "${processes}" --dist loadfile "$@" || failed=1
 exit "${failed}"
