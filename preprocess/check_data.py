@@ -41,10 +41,12 @@ from unlabeledasd.clips import (
     discover_machines,
     find_clips,
     machine_folder,
+    refuse_twice,
     split_folders,
 )
 from unlabeledasd.errors import InputError, one_line_errors, printable
 from unlabeledasd.waveforms import ClipReview, inspect_clip
+from unpacking import MERGING
 
 COLUMNS = ["machine", "split", "path", "kind", "attribute", "facts", "bytes", "problem"]
 UNKNOWN_TEST = f"test_{UNKNOWN}"
@@ -62,11 +64,17 @@ def list_clips(
     """
     for machine in machines:
         for split in SPLITS:
+            every: list[str] = []
             for place in split_folders(root, machine_folder(root, machine), split, grammar):
                 found = find_clips(root, place, grammar)
                 left_out.merge(found.left_out, f"{place}/")
                 problems += map(str, found.unreadable)
-                yield from ((machine, split, path) for path in found.files)
+                every += found.files
+            try:
+                refuse_twice(root, every if grammar == "dcase2021" else ())
+            except InputError as error:
+                problems.append(str(error))
+            yield from ((machine, split, path) for path in every)
 
 
 def inspect(
@@ -105,7 +113,7 @@ def inspect_all(
     table = pd.DataFrame(rows, columns=COLUMNS)
     named = table[table.kind != ""]
     named = named.assign(condition=named.kind.str.rpartition("_")[2])
-    return table, [*review.notes(), *name_notes(named)]
+    return table, [*review.notes(), *name_notes(named, dataset.grammar)]
 
 
 def reviewed(review: ClipReview, row: tuple) -> tuple:
@@ -185,14 +193,14 @@ def check(data_dir: Path, name: str) -> bool:
         raise InputError(
             f"{root}: no such folder; it holds <machine>/{{train,test}} (preprocess/download.sh)"
         )
-    left_out = LeftOut()
+    left_out, interrupted = LeftOut(), "was interrupted: run preprocess/download.sh again"
     there = discover_machines(root, left_out)
     machines = machine_folders(dataset) or there
     if not machines:
         raise InputError(
             f"{root}: no machine folder in it; expected <machine>/{{train,test}}/*.wav"
         )
-    problems: list[str] = []
+    problems = [f"{path}: unpacking {interrupted}" for path in root.glob(f"*/{MERGING}*")]
     listed = list(list_clips(root, machines, dataset.grammar, left_out, problems))
     clips, clip_notes = inspect_all(root, listed, dataset)
     rows, notes = {}, [f"{root}: left out: {left_out}"] * bool(left_out.counts)

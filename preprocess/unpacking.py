@@ -89,13 +89,17 @@ def unpack(archive: Path, folder: Path, splits: tuple[str, ...], merges: bool = 
 
 
 def merge(temporary: Path, folder: Path, half: Path) -> None:
-    """Move all files of `temporary` to the same places in `folder`.
+    """Move all files of `temporary` to the same places in `folder`, but for those that it has.
 
     The folder `half` exists until all are there, so that an interrupted call is seen.
     """
     half.mkdir(exist_ok=True)
     for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
         target = folder / path.relative_to(temporary)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
+        split = target.parent.name
+        if not any(
+            (folder / name / path.name).exists() for name in SPLIT_FOLDERS.get(split, [split])
+        ):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
     half.rmdir()

@@ -21,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from settings.build import CONFIG_PATH, build_scorers, launch, report_errors
 from settings.check import check_config, require_values
+from settings.datasets import index_dataset
 from settings.kept import load_config, trained_extractor
-from settings.session import clip_folder, index_dataset, load_clips, pick_device, quiet_lightning
+from settings.session import clip_folder, load_clips, pick_device, quiet_lightning
 from unlabeledasd.detection.calibration import as_training, with_calibration
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
@@ -68,6 +69,7 @@ def infer(config: DictConfig, run: Run) -> None:
         raise InputError(
             f"name={name}: {record} has other settings under this name; choose another name"
         )
+    dataset = config.get("dataset") or trained.dataset
     take = take_kept if uses_kept(config, run, epochs) else embed_clips
     table, embeddings = take(config, trained, run, epochs)
     write_text(record, text)
@@ -83,7 +85,7 @@ def infer(config: DictConfig, run: Run) -> None:
             stored=run.scorers(stem),
             keep=False,
             n_jobs=trained.threads,
-            official=trained.dataset.get("official", SINCE_2022),
+            official=dataset.get("official", SINCE_2022),
         )
     if len(epochs) > 1:
         sources = [(name, version_name([epoch])) for epoch in epochs]

@@ -9,8 +9,8 @@
 
 Reads the finished runs below --results-dir and writes <name>.csv, <name>.md, <name>.tex and
 <name>.html there. The challenge score of a set of machines is the harmonic mean over all 3 x M
-official values; dev and eval are the development and evaluation machines of the dataset, all is
-both. Mean and standard deviation are over seeds.
+official values (of 2020 and 2021: results/README.md); dev and eval are the development and
+evaluation machines of the dataset, all is both. Mean and standard deviation are over seeds.
 
 The page of a detector shows what was learned, the calibration scores and threshold of each machine,
 and of the scores that src/score.py kept: when there were alarms, whether they drift, and the

@@ -13,11 +13,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from reporting.bootstrap import draw_weights, interval, official_metrics, resampled_means
-from settings.datasets import dataset_names, load_dataset, official_score_of, units
+from settings.datasets import dataset_names, load_dataset, units
 from settings.facts import trains_on_pseudo_labels
 from unlabeledasd.errors import InputError
-from unlabeledasd.metrics import ARITHMETIC, challenge_score, official_of
-from unlabeledasd.results import find_csv, read_metrics, read_scores
+from unlabeledasd.metrics import ARITHMETIC, challenge_score
+from unlabeledasd.results import find_csv, official_in, read_metrics, read_scores
 from unlabeledasd.runs.folder import Run, version_name
 
 SETS = ("dev", "eval", "all")
@@ -160,21 +160,26 @@ def resampled_sets(
 ) -> dict[str, np.ndarray | None]:
     """Challenge scores (1 + n_resamples,) of each set of machines; None without all metrics."""
     sets = machine_sets(dataset, run, version)
-    metrics = {m: resampled_metrics(run, m, version, n_resamples, clips) for m in sets["all"]}
-    official = official_score_of(dataset)
+    official = official_in(*(find_csv(run, m, version, "test_result") for m in sets["all"]))
+    draws = n_resamples, official, clips
+    metrics = {m: resampled_metrics(run, m, version, *draws) for m in sets["all"]}
     return {name: resampled_scores([metrics[m] for m in sets[name]], official) for name in SETS}
 
 
 def resampled_metrics(
-    run: Run, machine: str, version: str, n_resamples: int, clips: dict[str, list[str]]
+    run: Run,
+    machine: str,
+    version: str,
+    n_resamples: int,
+    official: str,
+    clips: dict[str, list[str]],
 ) -> np.ndarray | None:
     """A machine's official metrics (1 + n_resamples, M), the first row of its clips as they are.
 
     None where it has none. clips: machine -> its clips in the runs before, which must be equal.
     """
     file = find_csv(run, machine, version, "test_score")
-    result = find_csv(run, machine, version, "test_result")
-    if file is None or result is None:
+    if file is None or find_csv(run, machine, version, "test_result") is None:
         return None
     table = read_scores(file)
     if clips.setdefault(machine, table.path.tolist()) != table.path.tolist():
@@ -185,7 +190,6 @@ def resampled_metrics(
     draws = draw_weights(is_normal, is_target, n_resamples, seed=crc32(machine.encode()))
     weights = np.concatenate([np.ones((1, len(table))), draws])
     with np.errstate(invalid="ignore"):  # nan without clips of a kind, as in the result CSV
-        official = official_of(read_metrics(result))
         return official_metrics(table.score.to_numpy(), is_normal, is_target, weights, official)
 
 

@@ -11,7 +11,6 @@ from tqdm import tqdm
 from reporting.grid import find_run, machine_sets, single_epochs
 from reporting.rendering import rendered
 from reporting.worst_clips import Neighbors, band_scores, compared, listen, wrongness
-from settings.datasets import official_score_of
 from settings.kept import load_config
 from settings.session import clip_folder
 from unlabeledasd.audio.clip_names import parse_clip
@@ -20,7 +19,7 @@ from unlabeledasd.errors import InputError
 from unlabeledasd.files import write_text
 from unlabeledasd.labels import Labels
 from unlabeledasd.metrics import MAX_FPR, OFFICIAL_OF, SINCE_2022, official_of
-from unlabeledasd.results import find_csv, read_metrics, read_scores
+from unlabeledasd.results import find_csv, official_in, read_metrics, read_scores
 from unlabeledasd.runs.folder import Run
 
 LIMIT_MB = 15
@@ -52,7 +51,7 @@ def write_page(file: Path, tables: list[tuple], notes: str, options: Namespace) 
 
 def machine_table(dataset: str, options: Namespace) -> tuple[str, pd.DataFrame, pd.DataFrame]:
     """(title, cells, best) of the official score of each machine."""
-    official = official_score_of(dataset)
+    official = SINCE_2022
     means: dict[str, dict[str, float]] = {}  # method -> machine -> percent
     for method in options.methods:
         found: dict[str, list[float]] = {}
@@ -60,6 +59,7 @@ def machine_table(dataset: str, options: Namespace) -> tuple[str, pd.DataFrame, 
             run = find_run(options.results_dir, dataset, method, seed)
             for machine in machine_sets(dataset, run, options.version)["all"]:
                 if file := find_csv(run, machine, options.version, "test_result"):
+                    official = official_in(file)
                     found.setdefault(machine, []).append(read_metrics(file)[official])
         means[method] = {machine: 100 * np.mean(values) for machine, values in found.items()}
     means = pd.DataFrame(means).rename_axis("machine")
@@ -192,7 +192,9 @@ def read_map(file: Path, run: Run, clips: dict) -> dict:
     """x, y and class of each clip in `clips`, which the first run of this machine fills."""
     table = pd.read_csv(file).set_index("path")
     if not clips:
-        parsed = [parse_clip(path, "free") for path in table.index]
+        grammar = load_config(run).dataset.get("grammar", "free")
+        grammar = "free" if grammar == "dcase" else grammar  # reads the same, and other clips too
+        parsed = [parse_clip(path, grammar) for path in table.index]
         conditions = ["training" if clip.split == "train" else clip.condition for clip in parsed]
         clips |= {
             "path": table.index.tolist(),

@@ -64,8 +64,32 @@ def machine_folders(dataset: DictConfig) -> list[str]:
 
 def sections(dataset: DictConfig, group: str, machine: str) -> list[str]:
     """The sections of a machine's folder that belong to a group, "03"; none: it has but one."""
-    numbers = {**dataset.sections, **dataset.sections_of.get(machine, {})}[group]
-    return [f"{number:02d}" for number in numbers]
+    own = dataset.get("sections_of", {}).get(machine, {})  # runs from before have no such settings
+    numbers = {**dataset.get("sections", {}), **own}.get(group, [])
+    return [f"{number!s:0>2}" for number in numbers]  # a command line makes text of them
+
+
+def index_dataset(
+    dataset: DictConfig,
+    root: str | Path,
+    required: Iterable[str] = ("train", "test"),
+    notes: list[str] | None = None,
+) -> "pd.DataFrame":
+    """The table of a dataset's clips below `root`, by their names; notes: gets what is skipped."""
+    from unlabeledasd.clips import index_clips
+
+    own = {
+        machine: [
+            n
+            for group in dataset.machines
+            for n in sections(dataset, group, machine)
+            if machine in dataset.machines[group]
+        ]
+        for machine in machine_folders(dataset)
+    }
+    taken = {machine: numbers for machine, numbers in own.items() if numbers}
+    machines = machine_folders(dataset) or None
+    return index_clips(root, machines, dataset.grammar, tuple(required), notes, taken)
 
 
 def units(dataset: DictConfig, group: str, machines: Iterable[str] | None = None) -> list[str]:
@@ -86,11 +110,6 @@ def units_of(dataset: DictConfig, machine: str) -> list[str]:
     """The units of a machine's folder, of all groups; itself where no group names it."""
     groups = [group for group, names in dataset.machines.items() if machine in names]
     return [unit for group in groups for unit in units(dataset, group, [machine])] or [machine]
-
-
-def official_score_of(name: str) -> str:
-    """The column of a dataset's official score, by the dataset's name; of own recordings too."""
-    return with_parents(CONFIG / f"{name if name in dataset_names() else 'base'}.yaml").official
 
 
 def folder_of(unit: str) -> str:
@@ -127,10 +146,9 @@ def hidden_machines(dataset: DictConfig, data_dir: Path) -> list[str]:
     if every := [unit for group in dataset.machines for unit in units(dataset, group)]:
         hidden = {*every} if dataset.hide == "all" else {*dataset.unlabeled, *dataset.hide}
         return [unit for unit in every if unit in hidden or folder_of(unit) in hidden]
-    from unlabeledasd.clips import index_clips
     from unlabeledasd.pseudo.label_file import unlabeled_machines
 
-    table = index_clips(raw_folder(data_dir, dataset), None, dataset.grammar, ("train",))
+    table = index_dataset(dataset, raw_folder(data_dir, dataset), ("train",))
     return unlabeled_machines(table, dataset.hide)
 
 
@@ -144,12 +162,11 @@ def load_unlabeled(
     """
     if fit_on not in ("train", "all"):
         raise InputError(f"fit_on={fit_on}: allowed are train, all")
-    from unlabeledasd.clips import index_clips
     from unlabeledasd.pseudo.label_file import unlabeled_machines
 
     root = raw_folder(data_dir, dataset)
     required = ("train", "test") if fit_on == "all" else ("train",)
-    table = index_clips(root, machine_folders(dataset) or None, dataset.grammar, required)
+    table = index_dataset(dataset, root, required)
     if not (unlabeled := unlabeled_machines(table, dataset.hide)):
         raise InputError(
             f"{root}: no unlabeled machine, the training clips of all have attributes in their "

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from settings.build import CONFIG_PATH, build, flat, nodes
-from settings.session import index_dataset
+from settings.datasets import index_dataset
 from unlabeledasd.errors import InputError, one_line
 from unlabeledasd.files import file_hash, write_text
 from unlabeledasd.runs.folder import Run

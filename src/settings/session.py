@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from settings.build import build
-from settings.datasets import machine_folders
+from settings.datasets import index_dataset
 from unlabeledasd.errors import InputError, check_range
 
 if TYPE_CHECKING:  # slow imports wait until a finished run was skipped
@@ -32,21 +32,8 @@ def load_clips(
     print(*notes, sep="\n", end="\n" * bool(notes))
     paths, conditions = table.path.tolist(), table.condition.tolist()
     check_clips(Path(root), paths, dataset.sample_rate, dataset.channel, conditions)
-    print(summary(table), *name_notes(table), sep="\n")
+    print(summary(table), *name_notes(table, dataset.grammar), sep="\n")
     return table
-
-
-def index_dataset(
-    dataset: DictConfig,
-    root: str | Path,
-    required: Sequence[str] = ("train", "test"),
-    notes: list[str] | None = None,
-) -> "pd.DataFrame":
-    """The table of a dataset's clips below `root`, by their names; notes: gets what is skipped."""
-    from unlabeledasd.clips import index_clips
-
-    machines = machine_folders(dataset) or None
-    return index_clips(root, machines, dataset.grammar, required, notes)
 
 
 def clip_folder(dataset: DictConfig, root: str | Path) -> Path:

@@ -1,6 +1,7 @@
 """The sorted table of all clips of a dataset."""
 
 from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -48,10 +49,18 @@ def machine_folder(root: Path, machine: str) -> str:
 def split_folders(root: Path, machine: str, split: str, grammar: str) -> list[str]:
     """The existing folders of a split, relative to `root`.
 
-    One, and in an official dataset those of 2021 that divide the test clips by domain.
+    One, but of 2021 also those that divide the test clips by domain.
     """
-    names = (split,) if grammar == "free" else SPLIT_FOLDERS[split]
+    names = SPLIT_FOLDERS[split] if grammar == "dcase2021" else (split,)
     return [f"{machine}/{name}" for name in names if (root / machine / name).is_dir()]
+
+
+def refuse_twice(root: Path, paths: Iterable[str]) -> None:
+    """InputError where two folders of a split contain the same clip."""
+    places: dict[str, str] = {}
+    for path in paths:
+        if (other := places.setdefault(path.rpartition("/")[2], path)) != path:
+            raise InputError(f"{root / path}: {root / other} is the same clip; remove one of them")
 
 
 def find_clips(root: Path, folder: str, grammar: str) -> Found:
@@ -70,13 +79,15 @@ def index_clips(
     grammar: str = "dcase",
     required: tuple[str, ...] = SPLITS,
     notes: list[str] | None = None,
+    sections: Mapping[str, Collection[str]] | None = None,
 ) -> pd.DataFrame:
     """The table of all clips of `machines`, in their order; None: of all folders below `root`.
 
     Columns: path (relative to root, with /), machine, split, section, domain, condition, attribute;
     by split, folder and path within a machine, so that nothing depends on the file system. A
     machine with several sections becomes one machine per section, `<machine>_section_<NN>`.
-    notes: gets one line on what lies there and is left out.
+    sections: machine -> the sections of it that are taken, all of which must have clips; machines
+    without: what is there. notes: gets one line on what lies there and is left out.
     Raises InputError for a missing folder of the `required` splits, an empty one, one that cannot
     be read, or a name that does not follow the grammar.
     """
@@ -92,7 +103,8 @@ def index_clips(
         raise InputError(
             f"{root}: no machine folder in it; expected <machine>/{{train,test}}/*.wav"
         )
-    rows = []
+    rows: list[tuple] = []
+    sections = sections or {}
     for machine in machines:
         place = machine_folder(root, machine)
         for split in SPLITS:
@@ -102,6 +114,7 @@ def index_clips(
                     f"{root / place / split}: no such folder; "
                     f"every machine needs {' and '.join(required)}"
                 )
+            taken = len(rows)
             for folder in folders:
                 found = find_clips(root, folder, grammar)
                 left_out.merge(found.left_out, f"{folder}/")
@@ -111,11 +124,14 @@ def index_clips(
                     others = f"; left out: {found.left_out}" if found.left_out.counts else ""
                     suffixes = " or ".join(AUDIO_SUFFIXES)
                     raise InputError(f"{root / folder}: no {suffixes} file in it{others}")
-                clips = [parse_clip(path, grammar) for path in found.files]
-                rows += [
-                    (path, composed(machine), split, c.section, c.domain, c.condition, c.attribute)
-                    for path, c in zip(found.files, clips, strict=True)
-                ]
+                for path in found.files:
+                    c = parse_clip(path, grammar)
+                    if c.section in sections.get(machine, (c.section,)):
+                        stated = (c.section, c.domain, c.condition, c.attribute)
+                        rows.append((path, composed(machine), split, *stated))
+                    else:
+                        left_out.add("of other sections", path)
+            refuse_twice(root, (row[0] for row in rows[taken:] if grammar == "dcase2021"))
     if notes is not None and left_out.counts:
         notes.append(f"note: {root}: left out: {left_out}")
     columns = ["path", "machine", "split", "section", "domain", "condition", "attribute"]
@@ -125,9 +141,11 @@ def index_clips(
             f"{root / bad.path.iloc[0]}: an anomalous clip in train/; training clips are normal"
         )
     several = table.groupby("machine").section.transform("nunique") > 1
+    several |= table.machine.isin(sections)
     table.loc[several, "machine"] += "_section_" + table.section[several]
+    wanted = {f"{machine}_section_{n}" for machine, own in sections.items() for n in own}
     for split in required:
-        if lacking := set(table.machine) - set(table.machine[table.split == split]):
+        if lacking := (wanted | set(table.machine)) - set(table.machine[table.split == split]):
             needed = " and ".join(required)
             raise InputError(
                 f"{root}: {min(lacking)} has no clip in {split}/; every section needs {needed}"

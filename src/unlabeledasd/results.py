@@ -162,9 +162,10 @@ def read_metrics(file: Path) -> dict[str, float]:
         raise InputError(f"{file}: cannot be read as a result CSV ({error})") from None
 
 
-def official_in(file: Path) -> str:
-    """The official score of the year that a result CSV is of."""
-    return official_of(read_metrics(file)) if file.is_file() else SINCE_2022
+def official_in(*files: Path | None) -> str:
+    """The official score of the year that result CSVs are of, by the first that exists."""
+    there = [file for file in files if file and file.is_file()]
+    return official_of(read_metrics(there[0])) if there else SINCE_2022
 
 
 def average_scores(run: Run, sources: Sequence[tuple[str, str]], version: str, column: str) -> None:
@@ -213,11 +214,12 @@ def report(run: Run, version: str, machines: Sequence[str]) -> str:
     if rows:
         official = official_of(next(iter(rows.values())))
         names = [official, *OFFICIAL_OF[official]]
-        lines.append(report_line("machine", names))
+        widths = max(20, *(len(machine) for machine in rows)), 2 + max(map(len, names))
+        lines.append(report_line("machine", names, *widths))
         for machine, row in rows.items():
-            lines.append(report_line(machine, [metric_cell(row[name]) for name in names]))
+            lines.append(report_line(machine, [metric_cell(row[name]) for name in names], *widths))
         score = metric_cell(challenge_score(list(rows.values())))
-        lines.append(report_line("challenge score", [score]))
+        lines.append(report_line("challenge score", [score], *widths))
     if unknown := [machine for machine in machines if machine not in rows]:
         reason = "test clips of unknown condition or domain; scores were written, no metrics"
         lines.append(f"{', '.join(unknown)}: {reason}")
@@ -229,8 +231,8 @@ def report(run: Run, version: str, machines: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def report_line(head: str, cells: Sequence[str]) -> str:
-    return f"{head:20}" + "".join(f"{cell:>18}" for cell in cells)
+def report_line(head: str, cells: Sequence[str], first: int, width: int) -> str:
+    return f"{head:{first}}" + "".join(f"{cell:>{width}}" for cell in cells)
 
 
 def metric_cell(value: float) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from local_server import run_local_server
+from omegaconf import DictConfig, OmegaConf
 from scipy.stats import hmean
 from sklearn.metrics import roc_auc_score
 from test_download import Zenodo
@@ -27,8 +28,11 @@ from renaming import read_lists
 from settings import datasets as dataset_facts
 from unlabeledasd.audio.clip_names import parse_clip
 from unlabeledasd.errors import InputError
+from unlabeledasd.metrics import OFFICIAL_OF
+from unlabeledasd.pseudo.label_file import unlabeled_machines
 from unlabeledasd.results import find_csv, read_metrics
 from unlabeledasd.runs.folder import Run
+from unpacking import merge
 
 OFFICIAL = SHARED / "data/ground_truth"
 needs_official = pytest.mark.skipif(not OFFICIAL.is_dir(), reason=f"no official lists: {OFFICIAL}")
@@ -143,6 +147,8 @@ def test_from_download_to_submission(of_year, tmp_path, monkeypatch, capsys):
     assert all(archive.is_unpacked for archive in archives)
     half = raw / f".merging_{archives[2].stem}"  # what a call leaves that is killed while it merges
     half.mkdir()
+    check_data.check(data_dir, f"dcase{year}")
+    assert f"problem: {half}: unpacking was interrupted" in capsys.readouterr().out
     assert [archive.is_unpacked for archive in archives] == [True, True, False]
     half.rmdir()
     add_ground_truth(year, data_dir)
@@ -156,7 +162,8 @@ def test_from_download_to_submission(of_year, tmp_path, monkeypatch, capsys):
 
     results = tmp_path / "results"
     own = [f"dataset=dcase{year}", f"dataset.name=dcase{year}", "dataset.hide=[]"]
-    own += ["dataset.machines.development=[fan]", "dataset.machines.evaluation=[fan]"]
+    for group, section in (("development", 0), ("evaluation", 1)):
+        own += [f"dataset.machines.{group}=[fan]", f"dataset.sections.{group}=[{section}]"]
     arguments = [x for x in tiny(data_dir, results, *own) if x not in tiny(data_dir, results)[:2]]
     assert call(train, monkeypatch, *arguments) == 0
     run = Run(results / f"dcase{year}/na_1024_1")
@@ -168,7 +175,10 @@ def test_from_download_to_submission(of_year, tmp_path, monkeypatch, capsys):
         values += (of_unit := official(year, pd.read_csv(file)))
         result = read_metrics(find_csv(run, unit, "epoch_1_2", "test_result"))
         assert result[column] == pytest.approx(mean(of_unit))
-    assert f"{mean(values):.4f}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{mean(values):.4f}" in printed
+    heads = printed[printed.index("machine   ") :].splitlines()[0].split()
+    assert heads == ["machine", column, *OFFICIAL_OF[column]]
 
     grid = {"datasets": [f"dcase{year}"], "methods": ["na_1024"], "seeds": [1]}
     table = report.make_table(results, *grid.values(), "epoch_1_2")
@@ -184,6 +194,83 @@ def test_from_download_to_submission(of_year, tmp_path, monkeypatch, capsys):
 
     add_ground_truth(year, data_dir, "--undo")
     assert {p.name for p in raw.glob("test/*")} == wanted
+
+
+def tree(root: Path, year: int, sections: list[int]) -> None:
+    """fan's clips of sections, empty files, with ground truth."""
+    for split in ("train", "test"):
+        (root / "fan" / split).mkdir(parents=True)
+        for section in sections:
+            for _, name in names(year, section, split):
+                (root / "fan" / split / name).touch()
+
+
+def facts_of_fan(year: int, **groups: list[int]) -> DictConfig:
+    """The dataset with the machine fan alone; groups: the sections of those that it has."""
+    machines = {group: ["fan"] * (group in groups) for group in ("development", "evaluation")}
+    own = {"machines": machines, "sections": groups, "sections_of": {}}
+    return OmegaConf.merge(dataset_facts.load_dataset(f"dcase{year}"), own)
+
+
+@pytest.mark.parametrize("year", YEARS)
+def test_the_sections_of_a_dataset_are_all_taken_and_no_others(year, tmp_path):
+    tree(tmp_path, year, [0, 1])
+    both = {"development": [0], "evaluation": [1]}
+    table = dataset_facts.index_dataset(facts_of_fan(year, **both), tmp_path)
+    assert set(table.machine) == {"fan_section_00", "fan_section_01"}
+    notes: list[str] = []
+    alone = facts_of_fan(year, development=[0])
+    table = dataset_facts.index_dataset(alone, tmp_path, notes=notes)
+    assert (set(table.machine), len(table)) == ({"fan_section_00"}, 17)
+    assert "left out: 17 of other sections (fan/t" in notes[0]
+    facts = facts_of_fan(year, development=[0], evaluation=[2])
+    with pytest.raises(InputError, match=r"fan_section_02 has no clip in train/"):
+        dataset_facts.index_dataset(facts, tmp_path)
+    assert unlabeled_machines(table, ["fan"]) == ["fan_section_00"]
+
+
+def test_a_clip_in_two_folders_of_2021(tmp_path):
+    tree(tmp_path, 2021, [0])
+    name = names(2021, 0, "test")[0][1]
+    other = tmp_path / "fan/source_test"
+    other.mkdir()
+    (other / name).touch()
+    with pytest.raises(InputError, match=rf"source_test/{name}: .*test/{name} is the same clip"):
+        dataset_facts.index_dataset(facts_of_fan(2021, development=[0]), tmp_path)
+    (tmp_path / "fan/test" / name).unlink()
+    new = tmp_path / "new"
+    tree(new, 2021, [0])
+    merge(new / "fan", tmp_path / "fan", tmp_path / "fan/.merging_x")
+    assert len(dataset_facts.index_dataset(facts_of_fan(2021, development=[0]), tmp_path)) == 17
+
+
+def test_what_is_of_2021_alone():
+    """Names and folders of 2021 mean nothing in other years, nor in own recordings."""
+    name = "section_03_source_test_0003.wav"
+    for place in ("fan/source_test", "/data/train/raw/fan/source_test", "fan/test"):
+        clip = parse_clip(f"{place}/{name}", "dcase2021")
+        assert (clip.machine, clip.split, clip.section, clip.domain) == (
+            "fan",
+            "test",
+            "03",
+            "source",
+        )
+    assert parse_clip(f"fan/test/{name}", "free").section == "00"
+    for place in ("fan/test", "fan/source_test"):
+        with pytest.raises(InputError):
+            parse_clip(f"{place}/{name}", "dcase")
+
+
+def test_the_dataset_of_a_run_from_before():
+    """Its configuration has no sections: each folder is a machine."""
+    old = OmegaConf.create({"machines": {"development": ["fan"], "evaluation": ["saw"]}})
+    assert dataset_facts.units(old, "evaluation") == ["saw"]
+
+
+def test_an_unknown_official_score_is_refused_before_training(tmp_path, monkeypatch, capsys):
+    arguments = tiny(tmp_path, tmp_path / "results", "dataset.official=mean")
+    assert call(train, monkeypatch, *arguments) != 0
+    assert "dataset.official=mean: allowed are hmean_official" in capsys.readouterr().err
 
 
 @needs_official

@@ -31,15 +31,22 @@ FULL_NAME = re.compile(
     r"section_(?P<section>\d{2})_(?P<domain>source|target)_(?P<split>train|test)"
     r"_(?P<condition>normal|anomaly)_(?P<index>\d+)(?:_(?P<attribute>.+))?"
 )
-BARE_NAME = re.compile(
-    r"section_(?P<section>\d{2})(?:_(?P<domain>source|target)_test)?_(?P<index>\d+)"
+BARE_NAME = re.compile(r"section_(?P<section>\d{2})_(?P<index>\d+)")
+BARE_NAME_2021 = re.compile(
+    r"section_(?P<section>\d{2})_(?P<domain>source|target)_test_(?P<index>\d+)"
 )
 FULL_NAME_2020 = re.compile(r"(?P<condition>normal|anomaly)_id_(?P<section>\d{2})_(?P<index>\d{8})")
 BARE_NAME_2020 = re.compile(r"id_(?P<section>\d{2})_(?P<index>\d{8})")
+FORM = "section_<NN>_<source|target>_<train|test>_<normal|anomaly>_<index>_<attributes>.wav"
 GRAMMARS = {
-    "dcase": "section_<NN>_<source|target>_<train|test>_<normal|anomaly>_<index>_<attributes>.wav",
+    "dcase": FORM,
+    "dcase2021": FORM,
     "dcase2020": "<normal|anomaly>_id_<NN>_<index>.wav",
     "free": "any name",
+}
+FORMS = {  # full and bare names; those of the other grammars are of 2022 on
+    "dcase2020": (FULL_NAME_2020, BARE_NAME_2020),
+    "dcase2021": (FULL_NAME, BARE_NAME_2021),
 }
 SECTION = re.compile(r"(?:^|_)(?:section|id)_(\d{2})(?=_)")
 CONDITION_WORDS = {
@@ -83,31 +90,32 @@ def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
 
     Folders between the split and the name may state the condition (test/anomaly/), and must agree
     with the name. What a file manager adds to the name of a copy, " (1)", is no part of it.
-    grammar "dcase" refuses other names than the challenge's since 2021, "dcase2020" others than
-    those of 2020. Grammar "free" takes any name: a clip in train/ is normal, unless its folders or
-    name state an anomaly; a clip in test/ has the condition that they state, or an unknown one
-    (stated_condition). Both are of the source domain, as are all clips of 2020. InputError names
-    the path.
+    grammar "dcase" refuses other names than the challenge's since 2022, "dcase2020" and "dcase2021"
+    others than those of these years. Grammar "free" takes any name: a clip in train/ is normal,
+    unless its folders or name state an anomaly; a clip in test/ has the condition that they state,
+    or an unknown one (stated_condition). Both are of the source domain, as are all clips of 2020.
+    InputError names the path.
     """
     clip = PurePosixPath(composed(str(path)))
     if printable(clip) != str(clip):
         raise InputError(
             f"{clip}: its name is no UTF-8; rename it: convmv -f latin1 -t utf8 -r --notest FOLDER"
         )
-    machine, split, folders = place(clip)
+    machine, split, folders = place(clip, grammar)
     stem = without_copy_suffix(clip.stem)
-    of_2020 = grammar == "dcase2020"
-    if match := (FULL_NAME_2020 if of_2020 else FULL_NAME).fullmatch(stem):
+    full, bare = FORMS.get(grammar, (FULL_NAME, BARE_NAME))
+    if match := full.fullmatch(stem):
         stated = match.groupdict()
         if stated.get("split", split) != split:
             raise InputError(f"{clip}: the name says {match['split']}, the folder says {split}")
         condition = read_condition(clip, machine, folders, match["condition"])
         domain, attribute = stated.get("domain", "source"), stated.get("attribute") or NO_ATTRIBUTE
         return Clip(machine, match["section"], domain, split, condition, attribute, match["index"])
-    bare = (BARE_NAME_2020 if of_2020 else BARE_NAME).fullmatch(stem)
-    if bare and split == "test" and not folders:
-        domain, attribute = bare.groupdict().get("domain", "source") or UNKNOWN, UNKNOWN
-        return Clip(machine, bare["section"], domain, split, UNKNOWN, attribute, bare["index"])
+    match = bare.fullmatch(stem)
+    if match and split == "test" and not folders:
+        of_year = "source" if grammar == "dcase2020" else UNKNOWN
+        domain = match.groupdict().get("domain", of_year)
+        return Clip(machine, match["section"], domain, split, UNKNOWN, UNKNOWN, match["index"])
     if grammar != "free":
         raise InputError(
             f"{clip}: not a DCASE clip name, {GRAMMARS[grammar].replace('<train|test>', split)} "
@@ -119,16 +127,16 @@ def parse_clip(path: str | Path, grammar: str = "dcase") -> Clip:
     return Clip(machine, "00", "source", split, condition, NO_ATTRIBUTE, stem)
 
 
-def place(path: PurePosixPath) -> tuple[str, str, tuple[str, ...]]:
+def place(path: PurePosixPath, grammar: str) -> tuple[str, str, tuple[str, ...]]:
     """-> machine, split, and the folders below the split in which a clip lies.
 
     Of several folders train or test in a relative path the first one is the split; in an absolute
     path, which may have such folders above the machine's, the last one that lies in no other.
     """
     folders = path.parts[:-1]
-    splits = [i for i in range(1, len(folders)) if folders[i] in SPLITS]
-    if not splits and path.parent.name in SPLIT_FOLDERS["test"] and len(folders) > 1:  # of 2021
+    if grammar == "dcase2021" and path.parent.name in SPLIT_FOLDERS["test"][1:] and folders[1:]:
         return folders[-2], "test", ()
+    splits = [i for i in range(1, len(folders)) if folders[i] in SPLITS]
     if not splits:
         raise InputError(f"{path}: a clip lies in <machine>/train/ or <machine>/test/")
     if path.is_absolute():
@@ -189,7 +197,8 @@ def read_condition(path: object, machine: str, folders: Iterable[str], stem: str
 
 def bare_name(stem: str) -> re.Match | None:
     """The groups of an official name of any year that states no condition; None: of others."""
-    return BARE_NAME.fullmatch(stem) or BARE_NAME_2020.fullmatch(stem)
+    forms = (BARE_NAME, BARE_NAME_2021, BARE_NAME_2020)
+    return next((match for form in forms if (match := form.fullmatch(stem))), None)
 
 
 def full_name(stem: str) -> re.Match | None:
@@ -203,12 +212,12 @@ def section_of(path: str) -> str | None:
     return match[1] if match else None
 
 
-def name_notes(table: "pd.DataFrame") -> list[str]:
+def name_notes(table: "pd.DataFrame", grammar: str = "free") -> list[str]:
     """Lines on what names in a table of clips state unclearly, each kind once with its count."""
     found: dict[str, list[str]] = {}
     rows = zip(table.path, table.machine, table.split, table.condition, strict=True)
     for path, machine, split, condition in rows:
-        for text in unclear(PurePosixPath(path), machine, split, condition):
+        for text in unclear(PurePosixPath(path), machine, split, condition, grammar):
             found.setdefault(text, []).append(path)
     return [
         f"note: {paths[0]}: {text}" + f" ({len(paths)} such clips)" * (len(paths) > 1)
@@ -216,12 +225,14 @@ def name_notes(table: "pd.DataFrame") -> list[str]:
     ]
 
 
-def unclear(path: PurePosixPath, machine: str, split: str, condition: str) -> Iterator[str]:
+def unclear(
+    path: PurePosixPath, machine: str, split: str, condition: str, grammar: str
+) -> Iterator[str]:
     """What the name of a clip states unclearly, and what is made of it."""
     stem = without_copy_suffix(path.stem)
     if stem != path.stem:
         yield "named like a copy; the suffix is no part of the attribute"
-    if full_name(stem) or bare_name(stem):
+    if grammar != "free" or FULL_NAME.fullmatch(stem) or BARE_NAME.fullmatch(stem):
         return
     if stem.lower().startswith("section_"):
         yield (
@@ -233,6 +244,6 @@ def unclear(path: PurePosixPath, machine: str, split: str, condition: str) -> It
             "neither its folder nor its name states normal or anomaly clearly; it gets a score, "
             "but no metrics (test/normal/ and test/anomaly/ state it)"
         )
-    texts = (*place(path)[2], stem)
+    texts = (*place(path, grammar)[2], stem)
     if split == "train" and UNKNOWN in (stated_condition(text, machine) for text in texts):
         yield "its folder or name states no condition clearly; used as a normal training clip"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -102,14 +103,18 @@ def misfits(pseudo: PseudoLabels, unlabeled: pd.DataFrame, root: str | Path) -> 
 
 
 def unlabeled_machines(table: pd.DataFrame, hide: Sequence[str] | str = ()) -> list[str]:
-    """Machines without attributes in the names of their training clips, and those to `hide`."""
-    machines = table.machine.unique().tolist()
+    """Machines without attributes in the names of their training clips, and those to `hide`.
+
+    The folder of several sections stands for all of them in `hide`.
+    """
+    folders = {m: re.sub(r"_section_\d{2}$", "", m) for m in table.machine.unique().tolist()}
+    machines = list(folders)
     hide = machines if hide == "all" else hide
-    if unknown := sorted(set(hide) - set(machines)):
+    if unknown := sorted(set(hide) - {*machines, *folders.values()}):
         known = ", ".join(machines)
         raise InputError(f"dataset.hide: no machine {unknown[0]}; the machines are {known}, or all")
     labeled = set(table.machine[(table.split == "train") & (table.attribute != NO_ATTRIBUTE)])
-    return [machine for machine in machines if machine in hide or machine not in labeled]
+    return [m for m in machines if m in hide or folders[m] in hide or m not in labeled]
 
 
 def true_attributes(table: pd.DataFrame, folder: str | Path) -> pd.Series:
