@@ -14,8 +14,8 @@ import pandas as pd
 from unlabeledasd.detection.conformal import conformal_threshold
 from unlabeledasd.detection.loading import open_run
 from unlabeledasd.errors import InputError, one_line_errors
-from unlabeledasd.results import find_csv, read_scores
 from unlabeledasd.runs.folder import version_name
+from unlabeledasd.runs.fusion import Source, scores_of
 
 
 def false_alarms(folder: Path) -> pd.DataFrame:
@@ -25,10 +25,8 @@ def false_alarms(folder: Path) -> pd.DataFrame:
         raise InputError(f"{folder}: trained without calibrate, so nothing is promised")
     version, tables = version_name(config["score_epochs"]), []
     for machine in run.machines(version):
-        held_out, test = (
-            read_scores(run.require(find_csv(run, machine, version, f"{kind}_score") or run.all))
-            for kind in ("held_out", "test")
-        )
+        source = Source(run, version)
+        held_out, test = (scores_of(source, machine, split)[1] for split in ("held_out", "test"))
         limit = conformal_threshold(held_out.score.to_numpy(), config["alarm_rate"])
         normal = test[test.is_normal == 1]
         domain = normal.is_target.map({0: "source", 1: "target"})

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from unlabeledasd.files import write_npz
-from unlabeledasd.runs.embeddings import write_embeddings
+from unlabeledasd.runs.embeddings import COLUMNS, write_embeddings
 from unlabeledasd.runs.folder import Run, version_name
 
 SRC = BENCHMARKS.parent / "src"
@@ -41,8 +41,7 @@ def clip_table(n_machines: int, n_train: int, n_test: int) -> pd.DataFrame:
                 name = f"section_00_{domain}_{split}_{condition}_{i:04}.wav"
                 path = f"{machine}/{split}/{name}"
                 rows.append((path, machine, split, "00", domain, condition, ""))
-    columns = ["path", "machine", "split", "section", "domain", "condition", "attribute"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def keep_run(folder: Path, table: pd.DataFrame, n_epochs: int, size: int) -> Run:

@@ -23,6 +23,7 @@ from settings.datasets import (
     load_dataset,
     machine_folders,
     raw_folder,
+    sections_of,
     units_of,
 )
 from unlabeledasd.audio.clip_names import (
@@ -222,7 +223,7 @@ def check(data_dir: Path, name: str) -> bool:
                 f"{unit}: hidden attributes here and in `unlabeled` of the dataset's yaml differ"
             )
     for machine in machines:
-        known = {unit[-2:] for unit in units_of(dataset, machine) if unit != machine}
+        known = set(sections_of(dataset, machine))
         mine = clips.path[(clips.machine == machine) & (clips.problem == "")]
         if others := sorted(set(mine.map(section_of)) - known) if known else []:
             problems.append(f"{root / machine}: clips of other sections ({', '.join(others)})")

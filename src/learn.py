@@ -174,7 +174,7 @@ def learn(options: argparse.Namespace, problems: Tally) -> Run:
     print(f"{form}, {channel_words(options.channel)}; method {method}")
     extractor = build(OmegaConf.create(config["model"]["extractor"])).eval()
     table, embedding = embed(facts, config, extractor, problems)
-    print(*summary([one for one in facts if not np.isnan(one.level_db)]), sep="\n")
+    print(*summary(facts), sep="\n")
     roles = with_roles(table, options, problems)
     learned = learned_of(roles, embedding)
     with run.claim():
@@ -231,7 +231,7 @@ def add(options: argparse.Namespace, problems: Tally) -> Run:
         raise InputError(f"{min(twice)}: the detector has learned it already")
     (extractor,) = load_networks(run, config, build_kept)
     table, embedding = embed(facts, config, extractor, problems)
-    print(*summary([one for one in facts if not np.isnan(one.level_db)]), sep="\n")
+    print(*summary(facts), sep="\n")
     names = table.recording.unique()
     aside = table.recording.isin(names[3::4])  # every fourth one is for calibration
     crossed = table.machine.isin(before.windows.machine[before.windows.role == "both"])

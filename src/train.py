@@ -85,7 +85,7 @@ def prepare(config: DictConfig) -> tuple:
     """(table of all clips, labels, module, data), checked; seeds the initialisation."""
     from unlabeledasd.clips import training_notes
     from unlabeledasd.detection.calibration import calibration_note, set_aside
-    from unlabeledasd.metrics import official_mean
+    from unlabeledasd.metrics import check_official
 
     epochs = list(config.score_epochs)
     trains = epochs != [0]
@@ -93,7 +93,7 @@ def prepare(config: DictConfig) -> tuple:
         raise InputError(
             f"score_epochs={epochs}: ascending epochs, counted from 1, or [0]: no training"
         )
-    official_mean(config.dataset.official, [])  # which is checked early
+    check_official(config.dataset.official)  # which is needed after the training
     table = load_clips(config.dataset, config.data.root)
     if config.calibrate:
         table = set_aside(table, config.calibrate, config.alarm_rate)

@@ -11,13 +11,13 @@ PARTS = Path(__file__).parent / "html"
 
 
 def rendered(page: str, data: Any, **values: Any) -> str:
-    """The text of `page`, html/<page>.html with <page>.js; data: JSON for its script."""
+    """The text of `page`, html/<page>.html in frame.html, with <page>.js; data: JSON for it."""
 
     def read(name: str) -> str:
         return (PARTS / name).read_text(encoding="utf-8")
 
-    template = jinja2.Environment(autoescape=True).from_string(read(f"{page}.html"))
-    return template.render(
+    environment = jinja2.Environment(autoescape=True, loader=jinja2.FileSystemLoader(PARTS))
+    return environment.get_template(f"{page}.html").render(
         css=read("page.css"),
         script=read("common.js") + read(f"{page}.js"),
         plotly=get_plotlyjs(),

@@ -1,7 +1,6 @@
 """Facts of a dataset, from src/config/dataset/*.yaml, read without Hydra; settings.facts prints
 them."""
 
-import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from unlabeledasd.audio.clip_names import folder_of, unit_name
 from unlabeledasd.errors import InputError
 
 if TYPE_CHECKING:  # slow imports wait until clips are read
@@ -69,6 +69,12 @@ def sections(dataset: DictConfig, group: str, machine: str) -> list[str]:
     return [f"{number!s:0>2}" for number in numbers]  # a command line makes text of them
 
 
+def sections_of(dataset: DictConfig, machine: str) -> list[str]:
+    """The sections of a machine's folder, of all groups that name it."""
+    groups = [group for group, names in dataset.machines.items() if machine in names]
+    return [number for group in groups for number in sections(dataset, group, machine)]
+
+
 def index_dataset(
     dataset: DictConfig,
     root: str | Path,
@@ -78,18 +84,9 @@ def index_dataset(
     """The table of a dataset's clips below `root`, by their names; notes: gets what is skipped."""
     from unlabeledasd.clips import index_clips
 
-    own = {
-        machine: [
-            n
-            for group in dataset.machines
-            for n in sections(dataset, group, machine)
-            if machine in dataset.machines[group]
-        ]
-        for machine in machine_folders(dataset)
-    }
-    taken = {machine: numbers for machine, numbers in own.items() if numbers}
-    machines = machine_folders(dataset) or None
-    return index_clips(root, machines, dataset.grammar, tuple(required), notes, taken)
+    machines = machine_folders(dataset)
+    taken = {machine: own for machine in machines if (own := sections_of(dataset, machine))}
+    return index_clips(root, machines or None, dataset.grammar, tuple(required), notes, taken)
 
 
 def units(dataset: DictConfig, group: str, machines: Iterable[str] | None = None) -> list[str]:
@@ -101,20 +98,14 @@ def units(dataset: DictConfig, group: str, machines: Iterable[str] | None = None
         unit
         for machine in (dataset.machines[group] if machines is None else machines)
         for unit in (
-            [f"{machine}_section_{n}" for n in sections(dataset, group, machine)] or [machine]
+            [unit_name(machine, n) for n in sections(dataset, group, machine)] or [machine]
         )
     ]
 
 
 def units_of(dataset: DictConfig, machine: str) -> list[str]:
     """The units of a machine's folder, of all groups; itself where no group names it."""
-    groups = [group for group, names in dataset.machines.items() if machine in names]
-    return [unit for group in groups for unit in units(dataset, group, [machine])] or [machine]
-
-
-def folder_of(unit: str) -> str:
-    """The folder of a machine or of one of its sections."""
-    return re.sub(r"_section_\d{2}$", "", unit)
+    return [unit_name(machine, n) for n in sections_of(dataset, machine)] or [machine]
 
 
 def expected_clips(dataset: DictConfig, unit: str) -> dict[str, int | None]:

@@ -13,6 +13,7 @@ from unlabeledasd.audio.clip_names import (
     UNKNOWN,
     composed,
     parse_clip,
+    unit_name,
 )
 from unlabeledasd.audio.folders import Found, LeftOut, walk, why_left_out
 from unlabeledasd.errors import InputError
@@ -142,8 +143,9 @@ def index_clips(
         )
     several = table.groupby("machine").section.transform("nunique") > 1
     several |= table.machine.isin(sections)
-    table.loc[several, "machine"] += "_section_" + table.section[several]
-    wanted = {f"{machine}_section_{n}" for machine, own in sections.items() for n in own}
+    pairs = zip(table.machine[several], table.section[several], strict=True)
+    table.loc[several, "machine"] = [unit_name(*pair) for pair in pairs]
+    wanted = {unit_name(machine, n) for machine, own in sections.items() for n in own}
     for split in required:
         if lacking := (wanted | set(table.machine)) - set(table.machine[table.split == split]):
             needed = " and ".join(required)

@@ -51,13 +51,15 @@ def harmonic_mean(values: list[float]) -> float:
     return float(hmean(np.asarray(values, dtype=float)))
 
 
-def official_mean(official: str, values: list[float]) -> float:
-    """The mean by which a year's score is made; nan of no values."""
+def check_official(official: str) -> None:
     if official not in OFFICIAL_OF:
         raise InputError(f"dataset.official={official}: allowed are {', '.join(OFFICIAL_OF)}")
-    return (
-        float(np.mean(values)) if official in ARITHMETIC and len(values) else harmonic_mean(values)
-    )
+
+
+def official_mean(official: str, values: list[float]) -> float:
+    """The mean by which a year's score is made."""
+    check_official(official)
+    return float(np.mean(values)) if official in ARITHMETIC else harmonic_mean(values)
 
 
 def official_of(columns: Iterable[str]) -> str:

@@ -206,6 +206,16 @@ def full_name(stem: str) -> re.Match | None:
     return FULL_NAME.fullmatch(stem) or FULL_NAME_2020.fullmatch(stem)
 
 
+def unit_name(machine: str, section: str) -> str:
+    """What a section is called where a machine's folder has several: each is a machine then."""
+    return f"{machine}_section_{section}"
+
+
+def folder_of(unit: str) -> str:
+    """The folder of a machine or of one of its sections."""
+    return re.sub(r"_section_\d{2}$", "", unit)
+
+
 def section_of(path: str) -> str | None:
     """The section that the official name of a clip states, of any year."""
     match = SECTION.search(path.rpartition("/")[2])

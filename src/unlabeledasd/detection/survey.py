@@ -83,8 +83,11 @@ def measured(blocks: Iterator[np.ndarray], one: Facts) -> Iterator[np.ndarray]:
 
 
 def summary(facts: list[Facts]) -> list[str]:
-    """Lines on the recordings of each machine: how many, how long, what is unusual."""
-    lines = []
+    """Lines on the recordings of each machine: how many, how long, what is unusual.
+
+    Those that could not be read to the end have no level, and are left out.
+    """
+    lines, facts = [], [one for one in facts if not np.isnan(one.level_db)]
     for machine in dict.fromkeys(one.machine for one in facts):
         own = [one for one in facts if one.machine == machine]
         seconds = [one.seconds for one in own]

@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from unlabeledasd.audio.clip_names import NO_ATTRIBUTE, UNKNOWN, parse_clip
+from unlabeledasd.audio.clip_names import NO_ATTRIBUTE, UNKNOWN, folder_of, parse_clip
 from unlabeledasd.errors import InputError
 from unlabeledasd.files import file_hash, write_json
 from unlabeledasd.labels import Labels, class_names
@@ -107,7 +106,7 @@ def unlabeled_machines(table: pd.DataFrame, hide: Sequence[str] | str = ()) -> l
 
     The folder of several sections stands for all of them in `hide`.
     """
-    folders = {m: re.sub(r"_section_\d{2}$", "", m) for m in table.machine.unique().tolist()}
+    folders = {machine: folder_of(machine) for machine in table.machine.unique().tolist()}
     machines = list(folders)
     hide = machines if hide == "all" else hide
     if unknown := sorted(set(hide) - {*machines, *folders.values()}):
