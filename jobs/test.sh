@@ -31,5 +31,5 @@ find . .ci/run \( -name venv -o -name data -o -name results -o -name '.?*' \) -p
 echo "== pytest"
 processes="${TEST_PROCESSES:-$(getconf _NPROCESSORS_ONLN)}"
 export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"   # so that their threads share the cores
-python -m pytest -n "${processes}" --dist loadfile "$@" || failed=1
+python -m pytest -n "${processes}" --dist loadfile --no-loadscope-reorder "$@" || failed=1
 exit "${failed}"

@@ -28,7 +28,6 @@ from settings.datasets import (
 )
 from unlabeledasd.audio.clip_names import (
     NO_ATTRIBUTE,
-    SPLIT_FOLDERS,
     SPLITS,
     UNKNOWN,
     name_notes,
@@ -163,12 +162,12 @@ def is_unlabeled(clips: pd.DataFrame) -> bool:
 
 
 def count_problems(
-    folder: Path, section: str, clips: pd.DataFrame, expected: dict[str, int | None]
+    folder: Path, section: str, clips: pd.DataFrame, expected: dict[str, int | None], grammar: str
 ) -> Iterator[str]:
     """What a machine lacks, or has too much of; section: in words, of its clips in the folder."""
     for split in SPLITS:
         here, place = clips[clips.split == split], f"{folder / split}{section}"
-        if here.empty and not any((folder / name).is_dir() for name in SPLIT_FOLDERS[split]):
+        if here.empty and not split_folders(folder.parent, folder.name, split, grammar):
             yield f"{place}: no such folder"
         elif here.empty:
             yield f"{place}: no {' or '.join(AUDIO_SUFFIXES)} file in it"
@@ -213,7 +212,8 @@ def check(data_dir: Path, name: str) -> bool:
         true_attributes = ground_truth_folder(data_dir, dataset) / attribute_file(machine, "train")
         rows[unit] = table_row(mine, expected, true_attributes.is_file())
         own = f", section {unit[-2:]}" if unit != machine else ""
-        problems += count_problems(root / machine, own, mine, expected)
+        folder = root / machine_folder(root, machine)
+        problems += count_problems(folder, own, mine, expected, dataset.grammar)
         if (
             dataset.grammar != "free"
             and has_train(mine)

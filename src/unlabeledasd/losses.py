@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unlabeledasd.errors import check_range
+from unlabeledasd.errors import InputError, check_range
 
 
 class SubclusterAdaCos(nn.Module):
@@ -27,11 +27,12 @@ class SubclusterAdaCos(nn.Module):
     ):
         super().__init__()
         check_range("n_subclusters", n_subclusters, 1)
-        if n_classes * n_subclusters < 3:
-            raise ValueError(
-                f"n_classes={n_classes}, n_subclusters={n_subclusters}: the scale needs 3 centres"
+        n_centers = n_classes * n_subclusters
+        if n_classes > 1 and n_centers < 3:  # the loss of a single class is 0 by any scale
+            raise InputError(
+                f"n_subclusters={n_subclusters}: the scale needs 3 centres, here are {n_centers}"
             )
-        self.scale = math.sqrt(2) * math.log(n_classes * n_subclusters - 1)
+        self.scale = math.sqrt(2) * math.log(max(n_centers - 1, 2))
         centers = uniform_centers(n_classes, n_subclusters, embedding_size)
         if trainable:
             self.centers = nn.Parameter(centers)

@@ -143,6 +143,10 @@ def cut_off(file: Path) -> None:
             lambda d: (raw(d) / "saw/test").rename(raw(d) / "saw/tests"),
             ["{raw}/saw/test: no such folder", "0 of 3"],
         ),
+        (  # the folders of 2021, which are read of that year alone
+            lambda d: (raw(d) / "saw/test").rename(raw(d) / "saw/source_test"),
+            ["{raw}/saw/test: no such folder", "0 of 3"],
+        ),
         (
             lambda d: (raw(d) / "saw").rename(raw(d) / "jigsaw"),
             ["note: jigsaw: folders of no", "saw/train: no such"],

@@ -212,8 +212,11 @@ def test_score_and_export(runs, data_dir, tmp_path, method):
     assert status == 0, err
     found = {Path(row["clip"]).name: row["score"] for row in map(json.loads, out.splitlines())}
     assert len(found) == 8
+    # z is in units of the spread of a few held-out scores: against that, the rounding of float32 is
+    # large, and other in batches of another size
+    near = {"abs": 2e-3} if method == BEST else {"rel": 1e-4, "abs": 1e-6}
     for path, value in expected.items():
-        assert found[Path(path).name] == pytest.approx(value, rel=1e-4, abs=1e-6)
+        assert found[Path(path).name] == pytest.approx(value, **near)
     pytest.importorskip("onnxscript", reason="the export requirements are not installed")
     status, out, err = call_main(export, run.folder, tmp_path / "detector")
     assert status == 0, err
@@ -221,7 +224,7 @@ def test_score_and_export(runs, data_dir, tmp_path, method):
     assert status == 0, err
     exported = {Path(row["clip"]).name: row["score"] for row in map(json.loads, out.splitlines())}
     for name, value in found.items():
-        assert exported[name] == pytest.approx(value, rel=1e-3, abs=1e-4)
+        assert exported[name] == pytest.approx(value, rel=1e-3, abs=near["abs"] + 1e-4)
 
 
 def test_another_scorer_and_tables(runs, data_dir, monkeypatch):

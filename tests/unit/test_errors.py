@@ -53,6 +53,16 @@ def clip(raw):
             ["label.fields=[section]"],
             ["one class in all (00)", "zero", "add another machine"],
         ),
+        (
+            lambda raw: None,
+            ["label.fields=[section]", "model.loss.n_subclusters=1"],
+            ["one class in all (00)", "zero", "add another machine"],
+        ),
+        (
+            lambda raw: None,
+            ["label.fields=[machine]", "model.loss.n_subclusters=1"],
+            ["model.loss.n_subclusters=1: the scale needs 3 centres, here are 2"],
+        ),
     ],
 )
 def test_one_line(tmp_path, monkeypatch, capsys, spoil, overrides, words):
