@@ -151,6 +151,12 @@ def test_from_download_to_submission(of_year, tmp_path, monkeypatch, capsys):
     assert f"problem: {half}: unpacking was interrupted" in capsys.readouterr().out
     assert [archive.is_unpacked for archive in archives] == [True, True, False]
     half.rmdir()
+    add_ground_truth(year, data_dir, "--mode", "symlink", "--machines", "fan")
+    linked = data_dir / f"with_ground_truth/dcase{year}/all/raw/fan"
+    assert {p.name for p in linked.glob("test/*")} == {full for _, full in both}
+    assert {p.name for p in raw.glob("test/*")} == wanted
+    add_ground_truth(year, data_dir, "--mode", "symlink", "--undo")
+    assert not linked.exists()
     add_ground_truth(year, data_dir)
     assert {p.name for p in raw.glob("test/*")} == {full for _, full in both}
     assert check_data.check(data_dir, f"dcase{year}")
@@ -183,6 +189,14 @@ def test_from_download_to_submission(of_year, tmp_path, monkeypatch, capsys):
     grid = {"datasets": [f"dcase{year}"], "methods": ["na_1024"], "seeds": [1]}
     table = report.make_table(results, *grid.values(), "epoch_1_2")
     assert table["mean"][table.machines == "all"].item() == pytest.approx(mean(values))
+    shutil.copytree(run.folder, run.folder.with_name("na_0256_1"))
+    given = ["--datasets", f"dcase{year}", "--methods", "na_1024", "na_0256", "--seeds", "1"]
+    given += ["--results-dir", results, "--version", "epoch_1_2", "--html"]
+    given += ["--baseline", "na_1024", "--resample", "clips"]
+    monkeypatch.setattr("sys.argv", ["report.py", *map(str, given)])
+    report.main()
+    assert "+0.00 [+0.00, +0.00]" in capsys.readouterr().out
+    assert column in (results / "table.html").read_text()
 
     options = {"machines": None, "version": None, "threshold": "empirical", "quantile": 0.9}
     out = tmp_path / "out"
