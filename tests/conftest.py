@@ -1,5 +1,6 @@
 """Small generated clips, and commands called in this process."""
 
+import functools
 import itertools
 import signal
 import sys
@@ -84,12 +85,17 @@ def write_pseudo_labels(data_dir: Path) -> None:
     table = index_clips(root, ["fan"], required=("train",))
     paths = table.path[table.split == "train"].tolist()
     clips = {path: f"fan-cluster-{i % 2}" for i, path in enumerate(paths)}
-    for method in METHODS:
-        label = compose("train", tiny(data_dir, data_dir, method=method)).label
-        if "source" in label:
-            name = source_name(label.source, label.seed)
-            labels = PseudoLabels("tiny", name, {}, {"fan": fingerprint(root, paths)}, clips)
-            labels.save(Path(label.folder) / name / "labels.json")
+    for name in label_sources():
+        labels = PseudoLabels("tiny", name, {}, {"fan": fingerprint(root, paths)}, clips)
+        labels.save(data_dir / "label/tiny" / name / "labels.json")
+
+
+@functools.cache
+def label_sources() -> set[str]:
+    """Names of all pseudo-labels that methods use with seed 1."""
+    methods = [method for method in METHODS if method.startswith("pattr_")]
+    nodes = [compose("train", tiny(Path("data"), Path("results"), method=m)).label for m in methods]
+    return {source_name(label.source, label.seed) for label in nodes if "source" in label}
 
 
 def tiny(data_dir: Path, results_dir: Path, *overrides: str, method: str = "na_1024") -> list[str]:

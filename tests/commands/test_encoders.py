@@ -5,6 +5,7 @@ import json
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -45,7 +46,7 @@ def settings(data_dir, results, method, weights, *overrides) -> list[str]:
     given = of_file if method.startswith("beats") else []
     epochs = {
         "beats_lora": ["score_epochs=[1,3]", *LORA],
-        BEST: ["score_epochs=[1]", "precision=32-true"],
+        BEST: ["score_epochs=[1]", "precision=32-true", "model.extractor.n_ffts=[1024]"],
     }
     chosen = epochs.get(method, ["score_epochs=[0]"])
     return tiny(data_dir, results, *given, *chosen, *overrides, method=method)
@@ -84,8 +85,7 @@ def test_bands_are_named_by_their_frequencies(runs):
     assert len(names) == 8
     found = [1000 * float(name.partition("-")[0]) for name in names[1:]]
     np.testing.assert_allclose(found, lowest, atol=31.25, rtol=0.05)
-    branches = ["spectrum", "n_fft 4096", "n_fft 1024", "n_fft 256"]
-    assert run_of(runs, BEST).read_parts() == branches
+    assert run_of(runs, BEST).read_parts() == ["spectrum", "n_fft 1024"]
 
 
 @pytest.mark.parametrize("method", FROZEN)
@@ -214,7 +214,7 @@ def test_score_and_export(runs, data_dir, tmp_path, method):
     assert len(found) == 8
     # z is in units of the spread of a few held-out scores: against that, the rounding of float32 is
     # large, and other in batches of another size
-    near = {"abs": 2e-3} if method == BEST else {"rel": 1e-4, "abs": 1e-6}
+    near = {"rel": 1e-3, "abs": 2e-3} if method == BEST else {"rel": 1e-4, "abs": 1e-6}
     for path, value in expected.items():
         assert found[Path(path).name] == pytest.approx(value, **near)
     pytest.importorskip("onnxscript", reason="the export requirements are not installed")
@@ -225,6 +225,18 @@ def test_score_and_export(runs, data_dir, tmp_path, method):
     exported = {Path(row["clip"]).name: row["score"] for row in map(json.loads, out.splitlines())}
     for name, value in found.items():
         assert exported[name] == pytest.approx(value, rel=1e-3, abs=near["abs"] + 1e-4)
+
+
+def test_an_interrupted_export_is_made_anew(runs, tmp_path, monkeypatch):
+    pytest.importorskip("onnxscript", reason="the export requirements are not installed")
+    run = run_of(runs, "spectral_logmel")
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(export, "make_card", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            export.export(run.folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    export.export(run.folder, tmp_path / "out")
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
 def test_another_scorer_and_tables(runs, data_dir, monkeypatch):

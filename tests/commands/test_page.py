@@ -511,6 +511,7 @@ def test_light_and_dark(small, dark):
     assert (brightness < 0.2) if dark else (brightness > 0.9)
 
 
+@pytest.mark.slow
 def test_size_and_loading_time(tmp_path, monkeypatch):
     """16 machines x 3 methods with as many 10-s clips as DCASE; noise, which compresses worst."""
     machines, methods = [f"machine{i}" for i in range(16)], ["na_1024", "na_0256", "na_4096"]

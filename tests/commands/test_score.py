@@ -13,7 +13,6 @@ import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -663,17 +662,6 @@ def test_export_does_not_overwrite(run, exported, tmp_path):
     done = call(export, tmp_path, tmp_path / "out")
     assert "no finished run there" in done.stderr
     assert not (tmp_path / "out").exists()
-
-
-def test_an_interrupted_export_is_made_anew(run, tmp_path, monkeypatch):
-    pytest.importorskip("onnxscript", reason="the export requirements are not installed")
-    with monkeypatch.context() as interrupted:
-        interrupted.setattr(export, "make_card", Mock(side_effect=KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            export.export(run.folder, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    export.export(run.folder, tmp_path / "out")
-    assert [file.name for file in tmp_path.iterdir()] == ["out"]
 
 
 def test_windows_refuse_a_hop_that_leaves_gaps():

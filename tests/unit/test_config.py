@@ -78,6 +78,7 @@ def test_methods_name_their_labels():
     for method in METHODS:
         config = compose("train", settings("dcase2024", method))
         if "source" in config.label:
+            assert method.startswith("pattr_")
             made = compose("pseudo", ["dataset=dcase2024", f"source={config.label.source}", *SET])
             assert (
                 made.folder

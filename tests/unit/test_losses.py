@@ -142,5 +142,5 @@ def test_chance_at_initialisation(C):
 
 
 def test_two_centers_have_no_scale():
-    with pytest.raises(ValueError, match="n_classes=2, n_subclusters=1"):
+    with pytest.raises(ValueError, match="n_subclusters=1: the scale needs 3 centres, here are 2"):
         SubclusterAdaCos(4, 2, 1)
