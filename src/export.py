@@ -98,8 +98,10 @@ def graph_of(network) -> tuple[Any, list[dict[str, Any]]]:
         return torch.cat([network.spectrum(spectrum), *branches], dim=1)
 
     def of_views(*inputs):
-        spectra = network.spectra.embed(inputs[-1])[0]
-        return torch.cat([of_branches(*inputs[:-1]), spectra.flatten(1)], dim=1)
+        n = len(network.spectra)
+        views = zip(network.spectra, inputs[-n:], strict=True)
+        spectra = [view.embed(stft)[0].flatten(1) for view, stft in views]
+        return torch.cat([of_branches(*inputs[:-n]), *spectra], dim=1)
 
     def of_tokens(wave):
         tokens = network.base.encode(network.base.fbank(wave))
@@ -108,7 +110,8 @@ def graph_of(network) -> tuple[Any, list[dict[str, Any]]]:
     if isinstance(network, MultiResolutionNet):
         inputs = [{"kind": "spectrum"}, *(stft_input(branch.stft) for branch in network.stfts)]
         if isinstance(network, NetWithSpectra):
-            return Graph(of_views), [*inputs, stft_input(network.spectra.stft)]
+            views = [stft_input(view.stft) for view in network.spectra]
+            return Graph(of_views), [*inputs, *views]
         return Graph(of_branches), inputs
     if isinstance(network, SpectralEmbedding):
         return Graph(lambda stft: network.embed(stft)[0]), [stft_input(network.stft)]

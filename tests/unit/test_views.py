@@ -11,7 +11,7 @@ from sklearn.exceptions import NotFittedError
 from conftest import SECONDS, compose, tiny
 from settings.build import build
 from unlabeledasd.decisions import held_out_scores
-from unlabeledasd.encoders.spectral import LogMelStatistics
+from unlabeledasd.encoders.spectral import LogMelStatistics, PowerSpectrum
 from unlabeledasd.encoders.views import NetWithSpectra
 from unlabeledasd.errors import InputError
 from unlabeledasd.networks import MultiResolutionNet
@@ -72,17 +72,36 @@ def test_what_it_refuses():
     assert scorer().column == "AS-FusedViews-LdnRatio-1-mean+DomainZ-standardized"
 
 
-def test_spectra_follow_the_embedding_in_evaluation():
+def test_views_of_views():
+    """Half of the score is the front's; the other half is z of the mean of two z."""
+    rng = np.random.default_rng(0)
+    train, test, is_target = rng.standard_normal((20, 9)), rng.standard_normal((7, 9)), np.zeros(20)
+    inner = FusedViews(Knn(), Standardized(Knn()), 2)
+    fitted = FusedViews(Knn(), inner, 5).fit(train, is_target)
+    own = [
+        standardize(clone(s).fit(x, is_target).score(y), held_out_scores(s, x, is_target > 0))
+        for s, x, y in ((Knn(), train[:, :4], test[:, :4]), (inner, train[:, 4:], test[:, 4:]))
+    ]
+    np.testing.assert_allclose(fitted.score(test), np.mean(own, axis=0), rtol=1e-9)
+    arrays = {f"m/{name}": value for name, value in learned_arrays(fitted).items()}
+    again = restore(FusedViews(Knn(), inner, 5), arrays, "m/")
+    np.testing.assert_array_equal(again.score(test), fitted.score(test))
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_spectra_follow_the_embedding_in_evaluation(lines):
     torch.manual_seed(0)
-    net = NetWithSpectra([256], clip_seconds=SECONDS)
+    net = NetWithSpectra([256], clip_seconds=SECONDS, lines=lines)
     plain = MultiResolutionNet([256], clip_seconds=SECONDS)
     plain.load_state_dict(net.state_dict(), strict=True)
     wave = torch.randn(3, net.n_samples)
-    spectra = LogMelStatistics(level_removed=False, clip_seconds=SECONDS)(wave)[0].flatten(1)
+    spectra = [LogMelStatistics(level_removed=False, clip_seconds=SECONDS)(wave)[0].flatten(1)]
+    spectra += [PowerSpectrum(clip_seconds=SECONDS)(wave)[0].flatten(1)] * lines
+    assert net.spectra_size == sum(view.shape[1] for view in spectra)
     with torch.no_grad():
         embedding, branches = net.eval()(wave)
         expected, parts = plain.eval()(wave)
-        assert torch.equal(embedding, torch.cat([expected, spectra], dim=1))
+        assert torch.equal(embedding, torch.cat([expected, *spectra], dim=1))
         assert all(map(torch.equal, branches, parts))
         trained, _ = net.train()(wave)
     assert trained.shape == (3, net.embedding_size)
@@ -93,4 +112,5 @@ def test_the_recommended_method_takes_them_apart(tmp_path):
     net = build(config.model.extractor)
     found = build(config.scorer["views"])
     assert found.back_size == net.spectra_size
+    assert found.back.back_size == net.spectra[-1].embedding_size
     assert config.model.loss.trainable

@@ -40,6 +40,8 @@ def decibel(power: Tensor) -> Tensor:
 class SpectralEmbedding(nn.Module):
     """Base: power spectrogram -> `describe` -> the anchor in front of each band."""
 
+    embedding_size: int  # of all bands together
+
     def __init__(self, n_fft: int, clip_seconds: float, sample_rate: int):
         super().__init__()
         self.n_samples = round(clip_seconds * sample_rate)
