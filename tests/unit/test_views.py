@@ -107,6 +107,12 @@ def test_spectra_follow_the_embedding_in_evaluation(lines):
     assert trained.shape == (3, net.embedding_size)
 
 
+def test_lines_of_recordings_of_a_low_rate():
+    net = NetWithSpectra([256], clip_seconds=SECONDS * 4, sample_rate=4000, lines=True).eval()
+    with torch.no_grad():
+        assert torch.isfinite(net(torch.randn(2, net.n_samples))[0]).all()
+
+
 def test_the_recommended_method_takes_them_apart(tmp_path):
     config = compose("train", tiny(tmp_path, tmp_path, method="best_0256_1024_4096"))
     net = build(config.model.extractor)

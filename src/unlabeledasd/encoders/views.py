@@ -35,7 +35,10 @@ class NetWithSpectra(MultiResolutionNet):
             )
         ]
         if lines:
-            views.append(PowerSpectrum(clip_seconds=clip_seconds, sample_rate=sample_rate))
+            range_hz = 10, min(4000, sample_rate / 2)
+            views.append(
+                PowerSpectrum(range_hz=range_hz, clip_seconds=clip_seconds, sample_rate=sample_rate)
+            )
         self.spectra = nn.ModuleList(views)
         self.spectra_size = sum(view.embedding_size for view in views)
 
