@@ -85,17 +85,21 @@ def write_pseudo_labels(data_dir: Path) -> None:
     table = index_clips(root, ["fan"], required=("train",))
     paths = table.path[table.split == "train"].tolist()
     clips = {path: f"fan-cluster-{i % 2}" for i, path in enumerate(paths)}
-    for name in label_sources():
-        labels = PseudoLabels("tiny", name, {}, {"fan": fingerprint(root, paths)}, clips)
-        labels.save(data_dir / "label/tiny" / name / "labels.json")
+    for place in label_places():
+        labels = PseudoLabels("tiny", place.name, {}, {"fan": fingerprint(root, paths)}, clips)
+        labels.save(data_dir / place / "labels.json")
 
 
 @functools.cache
-def label_sources() -> set[str]:
-    """Names of all pseudo-labels that methods use with seed 1."""
+def label_places() -> set[Path]:
+    """Below the data folder: those of all pseudo-labels that methods use with seed 1."""
     methods = [method for method in METHODS if method.startswith("pattr_")]
     nodes = [compose("train", tiny(Path("data"), Path("results"), method=m)).label for m in methods]
-    return {source_name(label.source, label.seed) for label in nodes if "source" in label}
+    return {
+        Path(label.folder).relative_to("data") / source_name(label.source, label.seed)
+        for label in nodes
+        if "source" in label
+    }
 
 
 def tiny(data_dir: Path, results_dir: Path, *overrides: str, method: str = "na_1024") -> list[str]:
