@@ -15,6 +15,9 @@ if [[ -n "${GPUS:-}" ]]; then
   }
   JOBS=$((${#gpus[@]} * JOBS_PER_GPU))
   export CUDA_VISIBLE_DEVICES="${gpus[0]}"   # of what runs alone; local_run.sh chooses among them
+elif ((JOBS_PER_GPU > 1)); then
+  echo "JOBS_PER_GPU=${JOBS_PER_GPU}: needs GPUS, the GPUs to share, such as GPUS=0" >&2
+  exit 1
 fi
 
 # launch: call COMMANDS[i], of the run RUNS[i] with the folder FOLDERS[i], for every i; add to

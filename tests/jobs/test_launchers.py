@@ -163,6 +163,7 @@ def test_interrupt_ends_all_of_several(job):
     [
         ({"JOBS": "two"}, "JOBS=two: a number of runs at a time, at least 1"),
         ({"JOBS_PER_GPU": "0"}, "JOBS_PER_GPU=0: a number of runs at a time, at least 1"),
+        ({"JOBS_PER_GPU": "5"}, "JOBS_PER_GPU=5: needs GPUS, the GPUs to share, such as GPUS=0"),
         (
             {"GPUS": " "},
             "GPUS= : numbers of GPUs or their ids (GPU-..., MIG-...), with blanks between",
