@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import hydra
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -18,6 +20,8 @@ from unlabeledasd.pseudo.label_file import PseudoLabels, fingerprint, source_nam
 
 # A shell that starts the tests in the background ignores Ctrl-C for them and for their children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels for a GPU, tried on a CPU
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"  # official lists and recordings, next to a developer's checkout

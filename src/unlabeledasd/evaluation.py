@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from unlabeledasd.cache import ClipCache
 
-CACHED_BATCH = 64  # clips embedded at a time where they are on the device already
+CACHED_BATCH = 256  # clips embedded at a time where they are on the device already
 
 
 def embed(

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from conftest import NETWORKS, SECONDS, compose
-from unlabeledasd.fast import ON_CPU, ON_GPU, accelerate
+from unlabeledasd.fast import BLOCKED, ON_CPU, ON_GPU, accelerate
 from unlabeledasd.fast.batch_norm import channel_moments, pooled_statistics
 from unlabeledasd.fast.blocked import conv1d_by_blocks, conv2d_by_blocks
 from unlabeledasd.fast.convolution import PART_BYTES, clips_at_once
@@ -92,6 +92,8 @@ def test_a_network_changes_for_its_device():
         assert list(map(type, network.modules())) == [
             dict(pairs).get(kind, kind) for kind in before
         ]
+    accelerate(network, "cuda", kernels=False)
+    assert list(map(type, network.modules())) == [dict(BLOCKED).get(k, k) for k in before]
     assert all(a is b for a, b in zip(network.parameters(), parameters, strict=True))
     kernel = network.stfts[0].encoder.blocks[0].conv1.weight
     assert kernel.is_contiguous(memory_format=torch.channels_last)

@@ -8,28 +8,35 @@ import torch
 from torch import nn
 
 from unlabeledasd.fast.blocked import BlockedConv1d, BlockedConv2d
+from unlabeledasd.fast.gpu.layers import GpuResidualBlock, GpuStem, try_kernels
 from unlabeledasd.fast.residual import FastResidualBlock
 from unlabeledasd.fast.stem import FastStem
 from unlabeledasd.networks import ResidualBlock, SpectrumEncoder, Stem
 
 # (plain class, faster class), by measurement: docs/performance.md
 ON_CPU = ((Stem, FastStem), (ResidualBlock, FastResidualBlock))
-ON_GPU = ((nn.Conv1d, BlockedConv1d), (nn.Conv2d, BlockedConv2d))
+BLOCKED = ((nn.Conv1d, BlockedConv1d), (nn.Conv2d, BlockedConv2d))
+ON_GPU = (*BLOCKED, (Stem, GpuStem), (ResidualBlock, GpuResidualBlock))
 
 
-def accelerate(network: nn.Module, device: torch.device | str) -> nn.Module:
+def accelerate(network: nn.Module, device: torch.device | str, kernels: bool = True) -> nn.Module:
     """The network itself, its layers exchanged for those that are fastest on `device`.
 
     What the network computes, its parameters and their names stay the same; channels last.
-    Networks of others (pseudo/pretrained) stay as they are.
+    Networks of others (pseudo/pretrained) stay as they are. kernels: on a GPU, those of fast/gpu
+    too; Python needs longer to launch one than PyTorch, so they pay where a CUDA graph records
+    them, and on large batches.
     """
-    faster = ON_CPU if torch.device(device).type == "cpu" else ON_GPU
+    device = torch.device(device)
+    faster = ON_CPU if device.type == "cpu" else ON_GPU if kernels else BLOCKED
+    if faster is ON_GPU and torch.cuda.is_available():
+        try_kernels(device)
     for part in network.modules():
         if not isinstance(part, (SpectrumEncoder, Stem, ResidualBlock)):
             continue
         for module in part.modules():
-            for plain, fast in (*ON_CPU, *ON_GPU):
-                if type(module) in (plain, fast):
-                    module.__class__ = fast if (plain, fast) in faster else plain
+            plain = next((p for p, f in (*ON_CPU, *ON_GPU) if type(module) in (p, f)), None)
+            if plain:
+                module.__class__ = dict(faster).get(plain, plain)
         part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

@@ -1,0 +1,1 @@
+"""Layers for a GPU between whose convolutions Triton's kernels compute."""

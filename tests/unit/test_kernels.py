@@ -1,0 +1,187 @@
+"""The kernels for a GPU against PyTorch's layers; without one they are interpreted on the CPU."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+pytest.importorskip("triton", reason="Triton is not made for this system")
+
+from unlabeledasd.fast import accelerate
+from unlabeledasd.fast.gpu import layers, norm, pooling, rescaling
+from unlabeledasd.fast.gpu.convolution import convolution, weight_gradient
+from unlabeledasd.fast.gpu.tiles import channels_last
+from unlabeledasd.networks import ResidualBlock, Stem
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True)
+def kernels(monkeypatch):
+    monkeypatch.setattr(layers, "DEVICES", {DEVICE})
+
+
+def image(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    torch.manual_seed(0)
+    x = (3 + torch.randn(*shape)).to(DEVICE, dtype)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def assert_equal(plain: nn.Module, x: torch.Tensor, low: float = -1) -> None:
+    """Results, gradients of x and of parameters, statistics, inference; weights from `low`."""
+    plain = plain.to(DEVICE, torch.float64)
+    for layer in plain.modules():
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            nn.init.uniform_(layer.weight, low, 1.5)
+            nn.init.uniform_(layer.bias, -0.5, 0.5)
+    fast = accelerate(copy.deepcopy(plain), "cuda")
+    x = x.to(DEVICE)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    found, expected = fast(inputs[0]), plain(inputs[1])
+    assert "Function" in type(found.grad_fn).__mro__[1].__name__  # not PyTorch's layer
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(expected)
+    for result in (found, expected):
+        (result * weights).sum().backward()
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for (name, parameter), other in zip(fast.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, msg=name)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(fast.state_dict()[name], value, msg=name)
+    with torch.no_grad():
+        torch.testing.assert_close(fast.eval()(x), plain.eval()(x))
+
+
+@pytest.mark.parametrize("low", [-1, 0.5])
+@pytest.mark.parametrize("size", [(15, 15), (30, 41), (140, 29)])
+def test_stem(low, size):
+    assert_equal(Stem(size[0], 16), 3 + torch.randn(3, *size, dtype=torch.float64), low)
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(16, 1), (32, 2)])
+@pytest.mark.parametrize("size", [(13, 10), (4, 7), (90, 21)])
+def test_residual_block(channels, stride, size):
+    assert_equal(ResidualBlock(16, channels, stride), image(2, 16, *size))
+
+
+def test_images_in_another_order_of_memory():
+    assert_equal(ResidualBlock(32, 32, 1), image(3, 32, 6, 5).contiguous())
+
+
+@pytest.mark.parametrize("channels", [3, 16, 100, 130])
+@pytest.mark.parametrize("positions", [2, 500, 20_000])
+def test_statistics_keep_their_digits(channels, positions):
+    """Of any number of channels, in float32, far from zero."""
+    x = image(1, channels, positions, 1, dtype=torch.float32)
+    fast = nn.BatchNorm2d(channels, device=DEVICE)
+    mean, invstd = norm.normalization(x, fast).statistics.double()
+    exact = x.double()
+    torch.testing.assert_close(mean, exact.mean((0, 2, 3)), rtol=1e-6, atol=0)
+    expected = (exact.var((0, 2, 3), correction=0) + fast.eps).rsqrt()
+    torch.testing.assert_close(invstd, expected, rtol=2e-6, atol=0)
+    plain = nn.BatchNorm2d(channels, device=DEVICE, dtype=torch.float64)
+    plain(exact)
+    for name, value in plain.state_dict().items():
+        near = {"rtol": 1e-5, "atol": 1e-7, "check_dtype": False}
+        torch.testing.assert_close(fast.state_dict()[name], value, **near)
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("size", [(3, 3), (4, 7), (8, 5), (21, 30)])
+def test_pooling(size, padding):
+    """Equal values give the gradient to the first one, as in PyTorch; nan stays."""
+    x = image(2, 16, *size).round()  # many equal ones
+    x[0, 3, 1, 2] = torch.nan
+    x.requires_grad_()
+    found, _, winner = pooling.pool(x.detach(), padding)
+    expected = F.max_pool2d(x, 3, 2, padding)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+    grad = torch.randn_like(expected)
+    expected.backward(grad)
+    grad = channels_last(grad)
+    found = pooling.pool_gradient(grad, winner, x.detach(), padding)
+    torch.testing.assert_close(found, x.grad)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (40, 29)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_convolution_of_few_channels(size, dtype):
+    if DEVICE == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("needs a GPU: Triton's interpreter multiplies no bfloat16")
+    x, grad = image(2, 16, *size, dtype=dtype), image(2, 16, *size, dtype=dtype).flip(0)
+    weight = channels_last(torch.randn(16, 16, 3, 3, device=DEVICE))
+    exact = [v.double().requires_grad_() for v in (x, weight.to(dtype))]
+    expected = F.conv2d(*exact, padding=1)
+    of_x, of_weight = torch.autograd.grad(expected, exact, grad.double())
+    near = {"rtol": 1e-2, "atol": 1e-1, "check_dtype": False}
+    torch.testing.assert_close(convolution(x, weight), expected, **near)
+    torch.testing.assert_close(convolution(grad, weight, of_gradient=True), of_x, **near)
+    near = {"rtol": 1e-5, "atol": 1e-3, "check_dtype": False}
+    torch.testing.assert_close(weight_gradient(x, grad), of_weight, **near)
+
+
+def test_nan_is_not_hidden():
+    """A training that diverges shows it."""
+    x = image(2, 16, 9, 9)
+    x[0, 3, 4, 4] = torch.nan
+    block = accelerate(ResidualBlock(16, 32, 2).to(DEVICE, torch.float64), "cuda")
+    assert block(x).isnan().any()
+    assert block.eval()(x).isnan().any()
+
+
+def test_gradients_of_running_statistics_are_those_of_the_layers():
+    """Not of the kernels, whose gradients are those of the batch's statistics."""
+    plain = ResidualBlock(16, 16, 1).to(DEVICE, torch.float64).eval()
+    fast, grads = accelerate(copy.deepcopy(plain), "cuda"), []
+    for block in (fast, plain):
+        x = image(2, 16, 5, 6).requires_grad_()
+        block(x).square().sum().backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_bfloat16_is_as_near_as_the_layers():
+    """Gradients of a block under autocast, next to those in float32."""
+    torch.manual_seed(0)
+    plain = ResidualBlock(16, 32, 2).to(DEVICE, memory_format=torch.channels_last)
+    exact, fast = copy.deepcopy(plain), accelerate(copy.deepcopy(plain), "cuda")
+    x = image(4, 16, 40, 30, dtype=torch.bfloat16)
+    weights = torch.randn(4, 32, 20, 15, device=DEVICE) + 0.5
+    (exact(x.float()) * weights).sum().backward()
+    for net in (fast, plain):
+        with torch.autocast(DEVICE, torch.bfloat16):
+            (net(x) * weights).sum().backward()
+    triples = zip(fast.named_parameters(), plain.parameters(), exact.parameters(), strict=True)
+    for (name, found), other, expected in triples:
+        norm = expected.grad.norm()
+        error, theirs = ((p.grad - expected.grad).norm() for p in (found, other))
+        assert error <= 1.3 * theirs + 0.005 * norm, (name, error / norm, theirs / norm)
+
+
+def test_a_machine_that_cannot_compile_kernels(monkeypatch, capsys):
+    """Says so once, and computes PyTorch's layers."""
+
+    def fail(_):
+        raise RuntimeError("Failed to find C compiler.\nSet CC")
+
+    monkeypatch.setattr(rescaling, "clip_sums", fail)
+    for _ in range(2):
+        layers.try_kernels(torch.device(DEVICE))
+    expected = "note: no Triton kernels (Failed to find C compiler.); PyTorch's layers instead\n"
+    assert capsys.readouterr().err == expected
+    block = accelerate(ResidualBlock(16, 16, 1).to(DEVICE, torch.float64), "cpu")
+    block.__class__ = layers.GpuResidualBlock
+    assert block(image(2, 16, 5, 5)).grad_fn.name() == "AddBackward0"
+
+
+def test_the_kernels_compile_for_gpus():
+    """Interpreted kernels may do what compiled ones cannot; no GPU is needed to compile."""
+    script = Path(__file__).parent.parent / "compile_kernels.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 28
