@@ -145,7 +145,7 @@ def one_step(data_dir: Path, method: str, *overrides: str) -> Callable[[], torch
 
     config, module, data = sized(data_dir, method, *overrides)
     wave, labels = (x.to(DEVICE) for x in next(iter(data.train_dataloader())))
-    accelerate(module.to(DEVICE).train().extractor, DEVICE, kernels=config.graph)
+    accelerate(module.to(DEVICE).train().extractor, DEVICE)
     if CUDA and config.graph:
         module.graphed = GraphedExtractor(module.extractor)
     module.log = module.log_dict = functools.partial(lambda *_, **__: None)

@@ -15,7 +15,7 @@ from triton.compiler import ASTSource
 from unlabeledasd.fast.gpu import functions
 
 NUMBERS = ["n_rows", "n_sums", "height", "width", "out_height", "out_width"]
-IN_BFLOAT16 = [
+IMAGES = [
     "x",
     "y",
     "normalized",
@@ -27,31 +27,34 @@ IN_BFLOAT16 = [
     "added",
 ]
 ALTERNATIVES = ["NORMALIZED", "POSITIVE", "NORM", "PRODUCT", "PER_CLIP", "OF_GRADIENT"]
-SIZES = {"C": 100, "ROWS": 32, "COLUMNS": 128, "ACC": tl.float32, "SUMS": 8, "UNITS": 6}
+SIZES = {"C": 100, "ROWS": 32, "COLUMNS": 128, "ACC": tl.float32, "SUMS": 512, "UNITS": 6}
 SIZES |= {"HIDDEN": 8, "MOMENTUM": 0.1, "EPS": 1e-5, "PADDING": 1}
 
 
-def kind(kernel: str, name: str) -> str:
-    """Type of an argument that is not a constant."""
+def kind(kernel: str, name: str, image: str) -> str:
+    """Type of an argument that is not a constant, where images have the type `image`."""
     if name in NUMBERS:
         return "i32"
     if name == "winner":
         return "*u8"
-    image = name in IN_BFLOAT16 or (name == "out" and kernel != "total_kernel")
+    is_image = name in IMAGES or (name == "out" and kernel != "total_kernel")
     per_clip = name.startswith("grad_") and kernel == "excitation_gradient_kernel"
-    return "*bf16" if image and not per_clip else "*fp32"
+    return image if is_image and not per_clip else "*fp32"
 
 
 modules = [sys.modules[f.__module__] for f in vars(functions).values() if inspect.isfunction(f)]
 kernels = {n: k for m in modules for n, k in vars(m).items() if n.endswith("_kernel")}
 for name, kernel in kernels.items():
     constants = [n for n in kernel.arg_names if n.isupper()]
-    signature = {n: "constexpr" if n in constants else kind(name, n) for n in kernel.arg_names}
-    for capability in (80, 90):
+    for image in ("*bf16", "*fp32"):
+        signature = {n: kind(name, n, image) for n in kernel.arg_names}
+        signature |= dict.fromkeys(constants, "constexpr")
         for value in (True, False):
             given = {**SIZES, **dict.fromkeys(ALTERNATIVES, value)}
             if "convolution" in name or "weight" in name:
                 given["C"] = 16
+            if value and "added" in kernel.arg_names:  # of each clip, in float32
+                signature["added"] = "*fp32"
             source = ASTSource(kernel, signature, {n: given[n] for n in constants})
-            triton.compile(source, target=GPUTarget("cuda", capability, 32))
-        print(name, capability)
+            triton.compile(source, target=GPUTarget("cuda", 80 if value else 90, 32))
+        print(name, image)

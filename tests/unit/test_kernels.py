@@ -1,6 +1,7 @@
 """The kernels for a GPU against PyTorch's layers; without one they are interpreted on the CPU."""
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,7 @@ def assert_equal(plain: nn.Module, x: torch.Tensor, low: float = -1) -> None:
     x = x.to(DEVICE)
     inputs = [x.clone().requires_grad_() for _ in range(2)]
     found, expected = fast(inputs[0]), plain(inputs[1])
-    assert "Function" in type(found.grad_fn).__mro__[1].__name__  # not PyTorch's layer
+    assert isinstance(found.grad_fn, torch.autograd.function.BackwardCFunction)  # a kernel's
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(expected)
     for result in (found, expected):
@@ -110,7 +111,9 @@ def test_pooling(size, padding):
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (40, 29)])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_convolution_of_few_channels(size, dtype):
+def test_convolution_of_few_channels(size, dtype, monkeypatch):
+    """Also where a program of the weight's gradient takes several tiles."""
+    monkeypatch.setattr("unlabeledasd.fast.gpu.convolution.PROGRAMS", 3)
     if DEVICE == "cpu" and dtype == torch.bfloat16:
         pytest.skip("needs a GPU: Triton's interpreter multiplies no bfloat16")
     x, grad = image(2, 16, *size, dtype=dtype), image(2, 16, *size, dtype=dtype).flip(0)
@@ -125,19 +128,32 @@ def test_convolution_of_few_channels(size, dtype):
     torch.testing.assert_close(weight_gradient(x, grad), of_weight, **near)
 
 
-def test_nan_is_not_hidden():
-    """A training that diverges shows it."""
-    x = image(2, 16, 9, 9)
-    x[0, 3, 4, 4] = torch.nan
-    block = accelerate(ResidualBlock(16, 32, 2).to(DEVICE, torch.float64), "cuda")
-    assert block(x).isnan().any()
-    assert block.eval()(x).isnan().any()
+@pytest.mark.parametrize("layer", [Stem(21, 16), ResidualBlock(16, 32, 2)], ids=["stem", "block"])
+def test_nan_is_not_hidden(layer):
+    """A training that diverges shows it, inference at least where PyTorch's layers do."""
+    x = torch.randn(2, 21, 30) if isinstance(layer, Stem) else image(2, 16, 9, 9)
+    x = x.to(DEVICE, torch.float64)
+    x[0, 3, 4] = torch.nan
+    plain = layer.to(DEVICE, torch.float64)
+    fast = accelerate(copy.deepcopy(plain), "cuda")
+    with torch.no_grad():
+        expected = plain.eval()(x)
+        assert expected.isnan().any()
+        assert fast.eval()(x)[expected.isnan()].isnan().all()
+    assert fast.train()(x).isnan().any()
+
+
+def test_one_position_has_no_statistics():
+    with pytest.raises(ValueError, match="more than one position"):
+        norm.normalization(image(1, 16, 1, 1), nn.BatchNorm2d(16).to(DEVICE, torch.float64))
 
 
 def test_gradients_of_running_statistics_are_those_of_the_layers():
     """Not of the kernels, whose gradients are those of the batch's statistics."""
     plain = ResidualBlock(16, 16, 1).to(DEVICE, torch.float64).eval()
     fast, grads = accelerate(copy.deepcopy(plain), "cuda"), []
+    fast.train()
+    fast.norm1.eval(), fast.norm2.eval()  # as when they are frozen
     for block in (fast, plain):
         x = image(2, 16, 5, 6).requires_grad_()
         block(x).square().sum().backward()
@@ -145,16 +161,20 @@ def test_gradients_of_running_statistics_are_those_of_the_layers():
     torch.testing.assert_close(*grads)
 
 
-def test_bfloat16_is_as_near_as_the_layers():
+@pytest.mark.parametrize(("channels", "stride"), [(16, 1), (32, 2)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bits_are_as_near_as_the_layers(channels, stride, dtype):
     """Gradients of a block under autocast, next to those in float32."""
+    if DEVICE == "cpu" and dtype == torch.bfloat16 and channels == layers.FEW:
+        pytest.skip("needs a GPU: Triton's interpreter multiplies no bfloat16")
     torch.manual_seed(0)
-    plain = ResidualBlock(16, 32, 2).to(DEVICE, memory_format=torch.channels_last)
+    plain = ResidualBlock(16, channels, stride).to(DEVICE, memory_format=torch.channels_last)
     exact, fast = copy.deepcopy(plain), accelerate(copy.deepcopy(plain), "cuda")
-    x = image(4, 16, 40, 30, dtype=torch.bfloat16)
-    weights = torch.randn(4, 32, 20, 15, device=DEVICE) + 0.5
+    x = image(4, 16, 40, 30, dtype=dtype)
+    weights = torch.randn(4, channels, 40 // stride, 30 // stride, device=DEVICE) + 0.5
     (exact(x.float()) * weights).sum().backward()
     for net in (fast, plain):
-        with torch.autocast(DEVICE, torch.bfloat16):
+        with torch.autocast(DEVICE, dtype):
             (net(x) * weights).sum().backward()
     triples = zip(fast.named_parameters(), plain.parameters(), exact.parameters(), strict=True)
     for (name, found), other, expected in triples:
@@ -163,15 +183,31 @@ def test_bfloat16_is_as_near_as_the_layers():
         assert error <= 1.3 * theirs + 0.005 * norm, (name, error / norm, theirs / norm)
 
 
+class CompilationError(Exception):
+    """As Triton's: no RuntimeError."""
+
+
+def test_trying_leaves_no_trace(capsys):
+    state = torch.get_rng_state()
+    layers.try_kernels.cache_clear()
+    with torch.inference_mode():
+        layers.try_kernels(torch.device(DEVICE))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {DEVICE} == layers.DEVICES
+    assert capsys.readouterr().err == ""
+
+
 def test_a_machine_that_cannot_compile_kernels(monkeypatch, capsys):
     """Says so once, and computes PyTorch's layers."""
 
-    def fail(_):
-        raise RuntimeError("Failed to find C compiler.\nSet CC")
+    def fail(*_):
+        raise CompilationError("Failed to find C compiler.\nSet CC")
 
     monkeypatch.setattr(rescaling, "clip_sums", fail)
+    layers.try_kernels.cache_clear()
     for _ in range(2):
         layers.try_kernels(torch.device(DEVICE))
+    layers.try_kernels.cache_clear()
     expected = "note: no Triton kernels (Failed to find C compiler.); PyTorch's layers instead\n"
     assert capsys.readouterr().err == expected
     block = accelerate(ResidualBlock(16, 16, 1).to(DEVICE, torch.float64), "cpu")
@@ -182,6 +218,8 @@ def test_a_machine_that_cannot_compile_kernels(monkeypatch, capsys):
 def test_the_kernels_compile_for_gpus():
     """Interpreted kernels may do what compiled ones cannot; no GPU is needed to compile."""
     script = Path(__file__).parent.parent / "compile_kernels.py"
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(script.parent.parent / "src")}
+    command = [sys.executable, script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 28

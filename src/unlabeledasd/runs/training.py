@@ -65,7 +65,7 @@ def fit(
     if lacking:
         write_environment(run, trainer)
         device = trainer.strategy.root_device
-        accelerate(module.extractor, device, kernels=graph)
+        accelerate(module.extractor, device, kernels=hasattr(module, "graphed"))
         if graph and device.type == "cuda":
             module.graphed = GraphedExtractor(module.extractor)
         resume = resume_point(run, lacking[0])

@@ -1,1 +1,1 @@
-"""Layers for a GPU between whose convolutions Triton's kernels compute."""
+"""Layers for a GPU whose steps, and some convolutions, are Triton's kernels."""

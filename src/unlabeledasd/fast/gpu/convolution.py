@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unlabeledasd.fast.gpu.pooling import position
-from unlabeledasd.fast.gpu.tiles import added, count
+from unlabeledasd.fast.gpu.tiles import count, reduced
 
 ROWS = 256  # positions of a program at a time
 PROGRAMS = 132  # of the kernel's gradient at most, for each of its rows
@@ -115,4 +115,4 @@ def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     weight_gradient_kernel[programs, 3](
         x, grad, sums, count(x), *x.shape[2:], C=channels, ROWS=ROWS, **WARPS
     )
-    return added(sums).permute(0, 3, 1, 2)
+    return reduced(sums).permute(0, 3, 1, 2)

@@ -111,7 +111,10 @@ class Pool(Function):
 
 
 class Rescale(Function):
-    """x, skip (B, C, H, W) -> SqueezeExcitation(x) + skip; weights (C / 16, C) and (C, C / 16)."""
+    """x, skip (B, C, H, W) -> SqueezeExcitation(x) + skip, in the precision of x.
+
+    Weights (C / 16, C) and (C, C / 16).
+    """
 
     @staticmethod
     def forward(ctx, x: Tensor, skip: Tensor, squeeze: Tensor, excite: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Most convolutions are PyTorch's. What is between them goes through kernels that 
 their first use. It is imported there: it takes a moment, and not every machine has it.
 """
 
+import functools
 import sys
 
 import torch
@@ -15,23 +16,36 @@ FEW = 16  # channels of which cuDNN's tiles are half empty
 DEVICES = {"cuda"}  # kinds of device with these kernels
 
 
+@functools.cache
 def try_kernels(device: torch.device) -> None:
-    """Without a compiler, say, the reason is printed once, and PyTorch's layers compute instead."""
+    """A small step; where it fails, its reason is printed and PyTorch's layers compute instead."""
     if device.type not in DEVICES:
         return
     try:
-        from unlabeledasd.fast.gpu.rescaling import clip_sums
-
-        clip_sums(torch.ones(1, 16, 1, 1, device=device))
-    except Exception as error:
+        # without a trace in random numbers, nor in the caller's modes
+        with torch.random.fork_rng([]), torch.inference_mode(False), torch.enable_grad():
+            step = nn.Sequential(GpuStem(31, FEW), GpuResidualBlock(FEW, FEW, 1)).to(device)
+            with torch.autocast(device.type, torch.bfloat16):
+                step(torch.rand(2, 31, 31, device=device)).float().sum().backward()
+    except Exception as error:  # of a compiler, a driver or Triton
         DEVICES.discard(device.type)
         reason = str(error).strip().partition("\n")[0]
         print(f"note: no Triton kernels ({reason}); PyTorch's layers instead", file=sys.stderr)
 
 
 def usable(module: nn.Module, x: Tensor) -> bool:
-    """Gradients are those of batch statistics alone."""
-    return x.device.type in DEVICES and (module.training or not torch.is_grad_enabled())
+    """Whether the kernels compute module(x): their gradients are those of batch statistics alone.
+
+    Triton launches on the current device, and no other.
+    """
+    here = x.device.type != "cuda" or x.device.index == torch.cuda.current_device()
+    modes = {part.training for part in module.modules()}
+    trains = modes == {True}
+    return (
+        x.device.type in DEVICES
+        and here
+        and (trains or (modes == {False} and not torch.is_grad_enabled()))
+    )
 
 
 class GpuStem(Stem):

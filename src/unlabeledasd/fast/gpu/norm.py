@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from unlabeledasd.fast.gpu.tiles import (
     WARPS,
     accumulator,
-    added,
-    adding,
     channels,
     count,
     grid,
+    offsets,
+    reduced,
+    reduction,
     sizes,
     sums_grid,
-    values,
 )
 
 Pair = tuple[Tensor | None, Tensor | None]
@@ -48,7 +48,7 @@ def moment_sums_kernel(
     is far from zero.
     """
     columns, exist = channels(C, COLUMNS)
-    at, mask = values(0, n_rows, columns, C, ROWS)
+    at, mask = offsets(0, n_rows, columns, C, ROWS)
     first = tl.sum(tl.load(x + at, mask=mask, other=0.0).to(ACC), 0) / tl.minimum(n_rows, ROWS)
     if tl.program_id(0) == 0:
         tl.store(shift + columns, first, mask=exist)
@@ -57,7 +57,7 @@ def moment_sums_kernel(
     squares = tl.zeros((ROWS, COLUMNS), ACC)
     start = tl.program_id(0) * ROWS
     while start < n_rows:  # range() cannot be interpreted with NumPy 2.4
-        at, mask = values(start, n_rows, columns, C, ROWS)
+        at, mask = offsets(start, n_rows, columns, C, ROWS)
         value = tl.load(x + at, mask=mask, other=0.0).to(ACC)
         value = tl.where(mask, value - first, 0.0)
         total += value
@@ -88,7 +88,7 @@ def moments_kernel(
     The shift of the sums is where the mean will be.
     """
     columns, exist = channels(C, COLUMNS)
-    at, mask = values(0, n_sums, columns, 2 * C, SUMS)
+    at, mask = offsets(0, n_sums, columns, 2 * C, SUMS)
     mask = mask & exist[None, :]
     count = n_rows.to(ACC)
     mean = tl.sum(tl.load(sums + at, mask=mask, other=0.0), 0) / count
@@ -132,7 +132,7 @@ def normalize_kernel(
 ):
     """normalized: the batch norm of x; positive: its relu. Each where it is wanted."""
     columns, exist = channels(C, COLUMNS)
-    at, mask = values(tl.program_id(0) * ROWS, n_rows, columns, C, ROWS)
+    at, mask = offsets(tl.program_id(0) * ROWS, n_rows, columns, C, ROWS)
     mean, invstd, weights, biases = norm_of(statistics, weight, bias, columns, exist, C)
     y = (tl.load(x + at, mask=mask, other=0.0).to(ACC) - mean) * invstd * weights + biases
     if NORMALIZED:
@@ -191,10 +191,20 @@ def gradient_sums_kernel(
     of_bias = tl.zeros((ROWS, COLUMNS), ACC)
     start = tl.program_id(0) * ROWS
     while start < n_rows:  # range() cannot be interpreted with NumPy 2.4
-        at, mask = values(start, n_rows, columns, C, ROWS)
+        at, mask = offsets(start, n_rows, columns, C, ROWS)
         grad, standard = gradient(
-            *(x, at, mask, mean, invstd, weights, biases, grad_normalized, grad_positive),
-            *(NORMALIZED, POSITIVE, ACC),
+            x,
+            at,
+            mask,
+            mean,
+            invstd,
+            weights,
+            biases,
+            grad_normalized,
+            grad_positive,
+            NORMALIZED,
+            POSITIVE,
+            ACC,
         )
         of_weight += grad * standard
         of_bias += grad
@@ -232,11 +242,21 @@ def input_gradient_kernel(
 ):
     """out: gradient of the input x of `normalize`."""
     columns, exist = channels(C, COLUMNS)
-    at, mask = values(tl.program_id(0) * ROWS, n_rows, columns, C, ROWS)
+    at, mask = offsets(tl.program_id(0) * ROWS, n_rows, columns, C, ROWS)
     mean, invstd, weights, biases = norm_of(statistics, weight, bias, columns, exist, C)
     grad, standard = gradient(
-        *(x, at, mask, mean, invstd, weights, biases, grad_normalized, grad_positive),
-        *(NORMALIZED, POSITIVE, ACC),
+        x,
+        at,
+        mask,
+        mean,
+        invstd,
+        weights,
+        biases,
+        grad_normalized,
+        grad_positive,
+        NORMALIZED,
+        POSITIVE,
+        ACC,
     )
     count = n_rows.to(ACC)
     grad = through_statistics(grad, standard, sums, columns, exist, invstd, weights, count, C)
@@ -250,17 +270,19 @@ def normalization(x: Tensor, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Normaliza
     if not norm.training:
         statistics = torch.stack([running_mean, (running_var + norm.eps).rsqrt()])
         return Normalization(statistics, weight, bias)
+    if count(x) == 1:
+        raise ValueError(f"batch norm of {tuple(x.shape)}: more than one position needed")
     shape, sums = sizes(x), sums_of(x)
     statistics = sums.new_empty(2, shape.C)
     moment_sums_kernel[sums_grid(x)](x, statistics[0], sums, count(x), **shape._asdict(), **WARPS)
     n_batches += 1
-    programs, adding_sizes = adding(sums, shape.C)
+    programs, reduction_sizes = reduction(sums, shape.C)
     moments_kernel[programs](
         *(sums, statistics, running_mean, running_var, count(x), len(sums)),
         MOMENTUM=float(norm.momentum),  # type: ignore[arg-type]  # None: not used here
         EPS=norm.eps,
         ACC=shape.ACC,
-        **adding_sizes,
+        **reduction_sizes,
     )
     return Normalization(statistics, weight, bias)
 
@@ -276,7 +298,7 @@ def gradient_sums(x: Tensor, norm: Normalization, grads: Pair) -> Tensor:
     gradient_sums_kernel[sums_grid(x)](
         x, *norm, *grads, sums, count(x), **sizes(x)._asdict(), **wanted(grads)
     )
-    return added(sums)
+    return reduced(sums)
 
 
 def input_gradient(x: Tensor, norm: Normalization, sums: Tensor, grads: Pair) -> Tensor:
@@ -294,5 +316,6 @@ def sums_of(x: Tensor) -> Tensor:
 
 
 def wanted(pair: Pair) -> dict:
+    """Constants of the kernels: which of a pair there are."""
     normalized, positive = (x is not None for x in pair)
     return {"NORMALIZED": normalized, "POSITIVE": positive, **WARPS}

@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unlabeledasd.fast.gpu.norm import Normalization, norm_of, through_statistics
-from unlabeledasd.fast.gpu.tiles import WARPS, channels, count, grid, sizes, values
+from unlabeledasd.fast.gpu.tiles import WARPS, channels, count, grid, offsets, sizes
 
 
 @triton.jit
@@ -42,7 +42,7 @@ def pool_kernel(
     itself, and the winner is 9 where relu leaves no gradient.
     """
     columns, exist = channels(C, COLUMNS)
-    at, mask = values(tl.program_id(0) * ROWS, n_rows, columns, C, ROWS)
+    at, mask = offsets(tl.program_id(0) * ROWS, n_rows, columns, C, ROWS)
     clip, out_row, out_column = position(
         tl.program_id(0) * ROWS + tl.arange(0, ROWS), out_height, out_width
     )
@@ -96,7 +96,7 @@ def pool_gradient_kernel(
 ):
     """out: gradient of the input x of `pool`, from that of its output: at most 4 windows' each."""
     columns, exist = channels(C, COLUMNS)
-    at, mask = values(tl.program_id(0) * ROWS, n_rows, columns, C, ROWS)
+    at, mask = offsets(tl.program_id(0) * ROWS, n_rows, columns, C, ROWS)
     clip, row, column = position(tl.program_id(0) * ROWS + tl.arange(0, ROWS), height, width)
     total = tl.zeros((ROWS, COLUMNS), ACC)
     for i in tl.static_range(4):

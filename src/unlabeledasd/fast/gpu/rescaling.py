@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unlabeledasd.fast.gpu.tiles import TILES, WARPS, accumulator, channels, sizes, values
+from unlabeledasd.fast.gpu.tiles import TILES, WARPS, accumulator, channels, offsets, sizes
 
 CLIP_PROGRAMS = 8  # of the sum of one clip
 
@@ -28,7 +28,7 @@ def clip_sums_kernel(
     total = tl.zeros((ROWS, COLUMNS), ACC)
     start = tl.program_id(0) * ROWS
     while start < n_rows:  # range() cannot be interpreted with NumPy 2.4
-        at, mask = values(start, n_rows, columns, C, ROWS)
+        at, mask = offsets(start, n_rows, columns, C, ROWS)
         at += clip * n_rows * C
         value = tl.load(x + at, mask=mask, other=0.0).to(ACC)
         if PRODUCT:
@@ -55,7 +55,7 @@ def scale_and_add_kernel(
     """out = x scale + added, x (clips, n_rows, C) and scale (clips, C); added with PER_CLIP too."""
     columns, exist = channels(C, COLUMNS)
     clip = tl.program_id(2).to(tl.int64)
-    at, mask = values(tl.program_id(0) * ROWS, n_rows, columns, C, ROWS)
+    at, mask = offsets(tl.program_id(0) * ROWS, n_rows, columns, C, ROWS)
     at += clip * n_rows * C
     scales = tl.load(scale + clip * C + columns, mask=exist, other=0.0)[None, :]
     if PER_CLIP:
@@ -66,7 +66,7 @@ def scale_and_add_kernel(
 
 
 @triton.jit
-def layers(C: tl.constexpr, UNITS: tl.constexpr, COLUMNS: tl.constexpr, HIDDEN: tl.constexpr):
+def weights_of(C: tl.constexpr, UNITS: tl.constexpr, COLUMNS: tl.constexpr, HIDDEN: tl.constexpr):
     """Channels, hidden units, offsets of a weight (UNITS, C) and which of its values exist."""
     column, unit = tl.arange(0, COLUMNS), tl.arange(0, HIDDEN)
     mask = (unit < UNITS)[:, None] & (column < C)[None, :]
@@ -103,7 +103,7 @@ def excitation_kernel(
     squeeze (UNITS, C), excite (C, UNITS); COLUMNS and HIDDEN: C and UNITS as powers of two.
     """
     clip = tl.program_id(0)
-    column, unit, at, mask = layers(C, UNITS, COLUMNS, HIDDEN)
+    column, unit, at, mask = weights_of(C, UNITS, COLUMNS, HIDDEN)
     mean = clip_total(sums, clip, n_sums, C, SUMS, COLUMNS) / n_rows
     to_unit = tl.load(squeeze + at, mask=mask, other=0.0)
     unit_value = tl.maximum(
@@ -139,7 +139,7 @@ def excitation_gradient_kernel(
     sums: those of the gates' gradients.
     """
     clip = tl.program_id(0)
-    column, unit, at, mask = layers(C, UNITS, COLUMNS, HIDDEN)
+    column, unit, at, mask = weights_of(C, UNITS, COLUMNS, HIDDEN)
     gate = tl.load(gates + clip * C + column, mask=column < C, other=0.0)
     unit_value = tl.load(hidden + clip * UNITS + unit, mask=unit < UNITS, other=0.0)
     grad = clip_total(sums, clip, n_sums, C, SUMS, COLUMNS) * gate * (1 - gate)
@@ -189,7 +189,7 @@ def excitation(x: Tensor, squeeze: Tensor, excite: Tensor) -> tuple[Tensor, Tens
 def excitation_gradient(
     grad: Tensor, x: Tensor, squeeze: Tensor, excite: Tensor, hidden: Tensor, gates: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of excite's and squeeze's outputs, and of x by way of its means, (B, C).
+    """Gradients of excite's and squeeze's outputs, and of x through its means, (B, C).
 
     grad: gradient of x times gates.
     """
@@ -203,6 +203,7 @@ def excitation_gradient(
 
 
 def layer_sizes(sums: Tensor, squeeze: Tensor) -> dict:
+    """Constants of the kernels: channels, hidden units, and both rounded up to powers of two."""
     units, channels = squeeze.shape
     rounded = (triton.next_power_of_2(n) for n in (sums.shape[1], channels, units))
     return {

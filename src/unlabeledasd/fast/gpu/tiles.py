@@ -2,7 +2,7 @@
 
 PyTorch's kernels for batch norm and pooling were written for hundreds of channels; with 16 they
 reach a tenth of a GPU's memory bandwidth (docs/performance.md). Those here read and write each
-value once. All sums are in a fixed order: equal inputs give equal bytes. Where no GPU is, they run
+value once. All sums are in a fixed order: equal inputs give equal bytes. Without a GPU they run
 with TRITON_INTERPRET=1, slowly, which is how the tests do it.
 
 An image (B, C, H, W), channels last, is `rows` of C values each. A program takes ROWS rows and
@@ -33,12 +33,14 @@ class Sizes(NamedTuple):
 
 
 def sizes(x: Tensor) -> Sizes:
+    """Of an image (B, C, H, W)."""
     columns = min(COLUMNS, triton.next_power_of_2(x.shape[1]))
     acc = tl.float64 if x.dtype == torch.float64 else tl.float32
     return Sizes(x.shape[1], VALUES // columns, columns, acc)
 
 
 def accumulator(x: Tensor) -> torch.dtype:
+    """The precision of sums of x."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -48,6 +50,7 @@ def count(x: Tensor) -> int:
 
 
 def channels_last(x: Tensor) -> Tensor:
+    """x (B, C, H, W), a copy if its channels do not come last in memory."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -71,7 +74,7 @@ def channels(C: tl.constexpr, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def values(start, n_rows, columns, C: tl.constexpr, ROWS: tl.constexpr):
+def offsets(start, n_rows, columns, C: tl.constexpr, ROWS: tl.constexpr):
     """Offsets of the values of ROWS rows, and which of them exist, (ROWS, COLUMNS) each."""
     rows = start + tl.arange(0, ROWS)
     mask = (rows < n_rows)[:, None] & (columns < C)[None, :]
@@ -89,20 +92,20 @@ def total_kernel(
 ):
     """out (C,): sums (n_sums, C) of all programs; SUMS is n_sums rounded up to a power of two."""
     columns, exist = channels(C, COLUMNS)
-    at, mask = values(0, n_sums, columns, C, SUMS)
+    at, mask = offsets(0, n_sums, columns, C, SUMS)
     tl.store(out + columns, tl.sum(tl.load(sums + at, mask=mask, other=0.0), 0), mask=exist)
 
 
-def adding(sums: Tensor, channels: int) -> tuple[tuple[int, int], dict]:
+def reduction(sums: Tensor, channels: int) -> tuple[tuple[int, int], dict]:
     """Grid and sizes of the kernels that add the sums of all programs."""
     columns = min(triton.next_power_of_2(channels), 16)
     shape = {"C": channels, "SUMS": triton.next_power_of_2(len(sums)), "COLUMNS": columns}
     return (1, triton.cdiv(channels, columns)), {**shape, **WARPS}
 
 
-def added(sums: Tensor) -> Tensor:
+def reduced(sums: Tensor) -> Tensor:
     """The sum of all programs' sums (programs, ...)."""
     out = torch.empty_like(sums[0])
-    programs, shape = adding(sums, out.numel())
+    programs, shape = reduction(sums, out.numel())
     total_kernel[programs](sums, out, len(sums), **shape)
     return out
