@@ -29,6 +29,7 @@ OTHER_NAMES = {
     "hydra": "hydra-core",
     "umap": "umap-learn",
     "yaml": "pyyaml",
+    "triton": "torch",  # whose builds for a GPU bring it
 }
 SOURCED_ONLY = (
     "jobs/environment.sh",
