@@ -273,20 +273,31 @@ def test_parts_of_a_batch_give_what_the_whole_batch_gives(monkeypatch):
     torch.testing.assert_close(found[1], found[2])
 
 
-def assert_as_near(layer: nn.Module, x: torch.Tensor, shape: tuple, mean: float) -> None:
-    """bfloat16 gradients are as near to those in float32 as PyTorch's layers' under autocast."""
-    weights = torch.randn(shape) + mean
-    plain = layer.to(memory_format=torch.channels_last)
-    exact, fast = copy.deepcopy(plain), accelerate(copy.deepcopy(plain), "cpu")
+def assert_as_near(
+    layer: nn.Module,
+    x: torch.Tensor,
+    shape: tuple,
+    mean: float,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.bfloat16,
+    floor: float = 0.002,
+) -> None:
+    """16-bit gradients are as near to those in float32 as PyTorch's layers' under autocast.
+
+    device: whose layers are taken; floor: what is near enough, as a share of the gradient.
+    """
+    weights = torch.randn(shape).to(x.device) + mean
+    plain = layer.to(x.device, memory_format=torch.channels_last)
+    exact, fast = copy.deepcopy(plain), accelerate(copy.deepcopy(plain), device)
     (exact(x.float()) * weights).sum().backward()
     for net in (fast, plain):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(x.device.type, dtype):
             (net(x) * weights).sum().backward()
     triples = zip(fast.named_parameters(), plain.parameters(), exact.parameters(), strict=True)
     for (name, found), other, expected in triples:
         norm = expected.grad.norm()
         error, theirs = ((p.grad - expected.grad).norm() for p in (found, other))
-        assert error <= 1.3 * theirs + 0.002 * norm, (name, error / norm, theirs / norm)
+        assert error <= 1.3 * theirs + floor * norm, (name, error / norm, theirs / norm)
 
 
 @pytest.mark.parametrize("mean", [0.5, 3])

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 pytest.importorskip("triton", reason="Triton is not made for this system")
 
+from test_accelerate import assert_as_near, assert_equal, pair
+
 from unlabeledasd.fast import accelerate
 from unlabeledasd.fast.gpu import layers, norm, pooling, rescaling
 from unlabeledasd.fast.gpu.convolution import convolution, weight_gradient
@@ -33,45 +35,31 @@ def image(*shape: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def assert_equal(plain: nn.Module, x: torch.Tensor, low: float = -1) -> None:
-    """Results, gradients of x and of parameters, statistics, inference; weights from `low`."""
-    plain = plain.to(DEVICE, torch.float64)
-    for layer in plain.modules():
-        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            nn.init.uniform_(layer.weight, low, 1.5)
-            nn.init.uniform_(layer.bias, -0.5, 0.5)
-    fast = accelerate(copy.deepcopy(plain), "cuda")
+def compare(layer: nn.Module, x: torch.Tensor, low: float = -1) -> None:
+    """assert_equal of kernels and layers, and inference by kernels; weights from `low`."""
+    fast, plain = (net.to(DEVICE) for net in pair(layer, low, "cuda"))
     x = x.to(DEVICE)
-    inputs = [x.clone().requires_grad_() for _ in range(2)]
-    found, expected = fast(inputs[0]), plain(inputs[1])
-    assert isinstance(found.grad_fn, torch.autograd.function.BackwardCFunction)  # a kernel's
-    torch.testing.assert_close(found, expected)
-    weights = torch.randn_like(expected)
-    for result in (found, expected):
-        (result * weights).sum().backward()
-    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
-    for (name, parameter), other in zip(fast.named_parameters(), plain.parameters(), strict=True):
-        torch.testing.assert_close(parameter.grad, other.grad, msg=name)
-    for name, value in plain.state_dict().items():
-        torch.testing.assert_close(fast.state_dict()[name], value, msg=name)
+    by = copy.deepcopy(fast)(x).grad_fn
+    assert isinstance(by, torch.autograd.function.BackwardCFunction)  # not PyTorch's layers
+    assert_equal(fast, plain, x, of_input=True)
     with torch.no_grad():
-        torch.testing.assert_close(fast.eval()(x), plain.eval()(x))
+        torch.testing.assert_close(fast(x), plain(x))
 
 
 @pytest.mark.parametrize("low", [-1, 0.5])
 @pytest.mark.parametrize("size", [(15, 15), (30, 41), (140, 29)])
 def test_stem(low, size):
-    assert_equal(Stem(size[0], 16), 3 + torch.randn(3, *size, dtype=torch.float64), low)
+    compare(Stem(size[0], 16), 3 + torch.randn(3, *size, dtype=torch.float64), low)
 
 
 @pytest.mark.parametrize(("channels", "stride"), [(16, 1), (32, 2)])
 @pytest.mark.parametrize("size", [(13, 10), (4, 7), (90, 21)])
 def test_residual_block(channels, stride, size):
-    assert_equal(ResidualBlock(16, channels, stride), image(2, 16, *size))
+    compare(ResidualBlock(16, channels, stride), image(2, 16, *size))
 
 
 def test_images_in_another_order_of_memory():
-    assert_equal(ResidualBlock(32, 32, 1), image(3, 32, 6, 5).contiguous())
+    compare(ResidualBlock(32, 32, 1), image(3, 32, 6, 5).contiguous())
 
 
 @pytest.mark.parametrize("channels", [3, 16, 100, 130])
@@ -168,19 +156,9 @@ def test_16_bits_are_as_near_as_the_layers(channels, stride, dtype):
     if DEVICE == "cpu" and dtype == torch.bfloat16 and channels == layers.FEW:
         pytest.skip("needs a GPU: Triton's interpreter multiplies no bfloat16")
     torch.manual_seed(0)
-    plain = ResidualBlock(16, channels, stride).to(DEVICE, memory_format=torch.channels_last)
-    exact, fast = copy.deepcopy(plain), accelerate(copy.deepcopy(plain), "cuda")
-    x = image(4, 16, 40, 30, dtype=dtype)
-    weights = torch.randn(4, channels, 40 // stride, 30 // stride, device=DEVICE) + 0.5
-    (exact(x.float()) * weights).sum().backward()
-    for net in (fast, plain):
-        with torch.autocast(DEVICE, dtype):
-            (net(x) * weights).sum().backward()
-    triples = zip(fast.named_parameters(), plain.parameters(), exact.parameters(), strict=True)
-    for (name, found), other, expected in triples:
-        norm = expected.grad.norm()
-        error, theirs = ((p.grad - expected.grad).norm() for p in (found, other))
-        assert error <= 1.3 * theirs + 0.005 * norm, (name, error / norm, theirs / norm)
+    block = ResidualBlock(16, channels, stride)
+    x, shape = image(4, 16, 40, 30, dtype=dtype), (4, channels, 40 // stride, 30 // stride)
+    assert_as_near(block, x, shape, mean=0.5, device="cuda", dtype=dtype, floor=0.005)
 
 
 class CompilationError(Exception):

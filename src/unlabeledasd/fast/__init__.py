@@ -31,12 +31,12 @@ def accelerate(network: nn.Module, device: torch.device | str, kernels: bool = T
     faster = ON_CPU if device.type == "cpu" else ON_GPU if kernels else BLOCKED
     if faster is ON_GPU and torch.cuda.is_available():
         try_kernels(device)
+    plain_of: dict[type, type] = {kind: pair[0] for pair in (*ON_CPU, *ON_GPU) for kind in pair}
     for part in network.modules():
         if not isinstance(part, (SpectrumEncoder, Stem, ResidualBlock)):
             continue
         for module in part.modules():
-            plain = next((p for p, f in (*ON_CPU, *ON_GPU) if type(module) in (p, f)), None)
-            if plain:
-                module.__class__ = dict(faster).get(plain, plain)
+            if plain := plain_of.get(type(module)):
+                module.__class__ = dict[type, type](faster).get(plain, plain)
         part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network

@@ -65,6 +65,7 @@ def fit(
     if lacking:
         write_environment(run, trainer)
         device = trainer.strategy.root_device
+        # not of modules that record no graph; whether this one does leaves the results alone
         accelerate(module.extractor, device, kernels=hasattr(module, "graphed"))
         if graph and device.type == "cuda":
             module.graphed = GraphedExtractor(module.extractor)

@@ -5,8 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unlabeledasd.fast.batch_norm import count
 from unlabeledasd.fast.gpu.pooling import position
-from unlabeledasd.fast.gpu.tiles import count, reduced
+from unlabeledasd.fast.gpu.tiles import reduced
 
 ROWS = 256  # positions of a program at a time
 PROGRAMS = 132  # of the kernel's gradient at most, for each of its rows

@@ -40,12 +40,8 @@ def usable(module: nn.Module, x: Tensor) -> bool:
     """
     here = x.device.type != "cuda" or x.device.index == torch.cuda.current_device()
     modes = {part.training for part in module.modules()}
-    trains = modes == {True}
-    return (
-        x.device.type in DEVICES
-        and here
-        and (trains or (modes == {False} and not torch.is_grad_enabled()))
-    )
+    known = modes == {True} or (modes == {False} and not torch.is_grad_enabled())
+    return x.device.type in DEVICES and here and known
 
 
 class GpuStem(Stem):

@@ -7,17 +7,17 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+from unlabeledasd.fast.batch_norm import count
 from unlabeledasd.fast.gpu.tiles import (
     WARPS,
-    accumulator,
     channels,
-    count,
     grid,
     offsets,
     reduced,
     reduction,
     sizes,
     sums_grid,
+    sums_of,
 )
 
 Pair = tuple[Tensor | None, Tensor | None]
@@ -29,6 +29,14 @@ class Normalization(NamedTuple):
     statistics: Tensor
     weight: Tensor
     bias: Tensor
+
+
+@triton.jit
+def store_sums(sums, first, second, columns, exist, C: tl.constexpr):
+    """sums (programs, 2, C): this program's, of two tiles (ROWS, COLUMNS) over their rows."""
+    out = sums + tl.program_id(0) * 2 * C + columns
+    tl.store(out, tl.sum(first, 0), mask=exist)
+    tl.store(out + C, tl.sum(second, 0), mask=exist)
 
 
 @triton.jit
@@ -63,9 +71,7 @@ def moment_sums_kernel(
         total += value
         squares += value * value
         start += tl.num_programs(0) * ROWS
-    out = sums + tl.program_id(0) * 2 * C + columns
-    tl.store(out, tl.sum(total, 0), mask=exist)
-    tl.store(out + C, tl.sum(squares, 0), mask=exist)
+    store_sums(sums, total, squares, columns, exist, C)
 
 
 @triton.jit(do_not_specialize=["n_rows", "n_sums"])
@@ -115,6 +121,12 @@ def norm_of(statistics, weight, bias, columns, exist, C: tl.constexpr):
 
 
 @triton.jit
+def standardized(x, at, mask, mean, invstd):
+    """x without its mean and deviation, in their precision."""
+    return (tl.load(x + at, mask=mask, other=0.0).to(mean.dtype) - mean) * invstd
+
+
+@triton.jit
 def normalize_kernel(
     x,
     statistics,
@@ -134,7 +146,7 @@ def normalize_kernel(
     columns, exist = channels(C, COLUMNS)
     at, mask = offsets(tl.program_id(0) * ROWS, n_rows, columns, C, ROWS)
     mean, invstd, weights, biases = norm_of(statistics, weight, bias, columns, exist, C)
-    y = (tl.load(x + at, mask=mask, other=0.0).to(ACC) - mean) * invstd * weights + biases
+    y = standardized(x, at, mask, mean, invstd) * weights + biases
     if NORMALIZED:
         tl.store(normalized + at, y, mask=mask)
     if POSITIVE:
@@ -143,28 +155,22 @@ def normalize_kernel(
 
 @triton.jit
 def gradient(
-    x,
+    y,
     at,
     mask,
-    mean,
-    invstd,
-    weights,
-    biases,
     grad_normalized,
     grad_positive,
     NORMALIZED: tl.constexpr,
     POSITIVE: tl.constexpr,
-    ACC: tl.constexpr,
 ):
-    """Gradient of the batch norm's output from those of `normalize`'s, and x without its norm."""
-    standard = (tl.load(x + at, mask=mask, other=0.0).to(ACC) - mean) * invstd
-    grad = tl.zeros_like(standard)
+    """Gradient of the batch norm's output y from those of `normalize`'s results."""
+    grad = tl.zeros_like(y)
     if POSITIVE:
-        grad += tl.load(grad_positive + at, mask=mask, other=0.0).to(ACC)
-        grad = tl.where(standard * weights + biases <= 0, 0.0, grad)
+        grad += tl.load(grad_positive + at, mask=mask, other=0.0).to(y.dtype)
+        grad = tl.where(y <= 0, 0.0, grad)
     if NORMALIZED:
-        grad += tl.load(grad_normalized + at, mask=mask, other=0.0).to(ACC)
-    return grad, standard
+        grad += tl.load(grad_normalized + at, mask=mask, other=0.0).to(y.dtype)
+    return grad
 
 
 @triton.jit
@@ -192,26 +198,13 @@ def gradient_sums_kernel(
     start = tl.program_id(0) * ROWS
     while start < n_rows:  # range() cannot be interpreted with NumPy 2.4
         at, mask = offsets(start, n_rows, columns, C, ROWS)
-        grad, standard = gradient(
-            x,
-            at,
-            mask,
-            mean,
-            invstd,
-            weights,
-            biases,
-            grad_normalized,
-            grad_positive,
-            NORMALIZED,
-            POSITIVE,
-            ACC,
-        )
+        standard = standardized(x, at, mask, mean, invstd)
+        y = standard * weights + biases
+        grad = gradient(y, at, mask, grad_normalized, grad_positive, NORMALIZED, POSITIVE)
         of_weight += grad * standard
         of_bias += grad
         start += tl.num_programs(0) * ROWS
-    out = sums + tl.program_id(0) * 2 * C + columns
-    tl.store(out, tl.sum(of_weight, 0), mask=exist)
-    tl.store(out + C, tl.sum(of_bias, 0), mask=exist)
+    store_sums(sums, of_weight, of_bias, columns, exist, C)
 
 
 @triton.jit
@@ -244,20 +237,9 @@ def input_gradient_kernel(
     columns, exist = channels(C, COLUMNS)
     at, mask = offsets(tl.program_id(0) * ROWS, n_rows, columns, C, ROWS)
     mean, invstd, weights, biases = norm_of(statistics, weight, bias, columns, exist, C)
-    grad, standard = gradient(
-        x,
-        at,
-        mask,
-        mean,
-        invstd,
-        weights,
-        biases,
-        grad_normalized,
-        grad_positive,
-        NORMALIZED,
-        POSITIVE,
-        ACC,
-    )
+    standard = standardized(x, at, mask, mean, invstd)
+    y = standard * weights + biases
+    grad = gradient(y, at, mask, grad_normalized, grad_positive, NORMALIZED, POSITIVE)
     count = n_rows.to(ACC)
     grad = through_statistics(grad, standard, sums, columns, exist, invstd, weights, count, C)
     tl.store(out + at, grad, mask=mask)
@@ -308,11 +290,6 @@ def input_gradient(x: Tensor, norm: Normalization, sums: Tensor, grads: Pair) ->
         x, *norm, sums, *grads, out, count(x), **sizes(x)._asdict(), **wanted(grads)
     )
     return out
-
-
-def sums_of(x: Tensor) -> Tensor:
-    """Memory for two sums per program and channel."""
-    return x.new_empty(sums_grid(x)[0], 2, x.shape[1], dtype=accumulator(x))
 
 
 def wanted(pair: Pair) -> dict:

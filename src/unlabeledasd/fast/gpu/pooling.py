@@ -5,8 +5,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from unlabeledasd.fast.gpu.norm import Normalization, norm_of, through_statistics
-from unlabeledasd.fast.gpu.tiles import WARPS, channels, count, grid, offsets, sizes
+from unlabeledasd.fast.batch_norm import count
+from unlabeledasd.fast.gpu.norm import Normalization, norm_of, standardized, through_statistics
+from unlabeledasd.fast.gpu.tiles import WARPS, channels, grid, offsets, sizes
 
 
 @triton.jit
@@ -113,7 +114,7 @@ def pool_gradient_kernel(
         total += tl.load(grad + source, mask=inside & won, other=0.0).to(ACC)
     if NORM:
         mean, invstd, weights, _ = norm_of(statistics, weight, bias, columns, exist, C)
-        standard = (tl.load(x + at, mask=mask, other=0.0).to(ACC) - mean) * invstd
+        standard = standardized(x, at, mask, mean, invstd)
         count = n_rows.to(ACC)
         total = through_statistics(total, standard, sums, columns, exist, invstd, weights, count, C)
     tl.store(out + at, total, mask=mask)

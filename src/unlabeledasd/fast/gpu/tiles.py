@@ -16,6 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unlabeledasd.fast.batch_norm import count
+
 VALUES = 4096  # of a program at a time
 TILES = 4  # times its rows that a program of a sum takes at least
 PROGRAMS = 512  # of a sum at most: some for each multiprocessor of a GPU
@@ -44,11 +46,6 @@ def accumulator(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def count(x: Tensor) -> int:
-    """Positions per channel, over all clips."""
-    return x.numel() // x.shape[1]
-
-
 def channels_last(x: Tensor) -> Tensor:
     """x (B, C, H, W), a copy if its channels do not come last in memory."""
     return x.contiguous(memory_format=torch.channels_last)
@@ -64,6 +61,11 @@ def sums_grid(x: Tensor) -> tuple[int, int]:
     """The same of sums, whose programs take several times their rows."""
     programs, columns = grid(x)
     return min(triton.cdiv(programs, TILES), PROGRAMS), columns
+
+
+def sums_of(x: Tensor) -> Tensor:
+    """Memory for two sums per program and channel."""
+    return x.new_empty(sums_grid(x)[0], 2, x.shape[1], dtype=accumulator(x))
 
 
 @triton.jit
