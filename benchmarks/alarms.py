@@ -11,6 +11,7 @@ a split. --windows: shares of single windows, as src/score.py decides on a strea
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,13 +36,24 @@ from unlabeledasd.runs.folder import Run
 LATER = 0.25
 
 
+def drawn_later(names: Sequence[str], seed: int) -> Sequence[str]:
+    """The names that play what comes later in a split."""
+    return np.random.default_rng(seed).permutation(names)[: round(LATER * len(names))]
+
+
+def summary(shares: list[float]) -> dict:
+    """Columns for the shares of all splits."""
+    margin = 1.96 * np.std(shares, ddof=1) / len(shares) ** 0.5
+    alarms = f"{np.mean(shares):.3f} +- {margin:.3f}"
+    return {"alarms": alarms, "least": min(shares), "most": max(shares)}
+
+
 def alarm_share(
     learned: Learned, scorer: BaseEstimator, rate: float, seed: int, of_windows: bool
 ) -> float:
     """Share of alarms among the later recordings, or windows, of a split of one machine's."""
-    rng = np.random.default_rng(seed)
-    names = rng.permutation(learned.windows.recording.unique())
-    is_later = learned.windows.recording.isin(names[: round(LATER * len(names))]).to_numpy()
+    recording = learned.windows.recording
+    is_later = recording.isin(drawn_later(recording.unique(), seed)).to_numpy()
     rest, later = learned.where(~is_later), learned.where(is_later)
     windows = assign_roles(rest.windows[["recording", "machine"]], rate, seed)
     parts, machine = Learned(windows, rest.embedding), windows.machine.iloc[0]
@@ -81,9 +93,7 @@ def main() -> None:
                 except InputError as error:
                     print(error)
                     continue
-                margin = 1.96 * np.std(shares, ddof=1) / len(shares) ** 0.5
-                row |= {"alarms": f"{np.mean(shares):.3f} +- {margin:.3f}"}
-                rows.append({**row, "least": min(shares), "most": max(shares)})
+                rows.append({**row, **summary(shares)})
         if not rows:
             raise InputError(f"{run.folder}: too few recordings for any of these rates")
         show(f"false alarms over {options.splits} splits", rows, options.json)

@@ -45,14 +45,13 @@ def agreement(data_dir: Path, method: str, device: str) -> list[dict]:
                     first = [torch.cat(grads), module.extractor.eval()(wave)[0]]
                 module.extractor.train()
         found[place] = [x.double().cpu() for x in (torch.tensor(losses), *first)]
-    pairs = list(zip(found["cpu"], found[device], strict=True))
-    gradients, embeddings = (((a - b).norm() / a.norm()).item() for a, b in pairs[1:])
-    distances = [torch.cdist(e, e).flatten().numpy() for e in pairs[2]]
+    losses, gradients, embeddings = zip(found["cpu"], found[device], strict=True)
+    distances = [torch.cdist(e, e).flatten().numpy() for e in embeddings]
     return [
         {
-            "losses of 5 steps": ((pairs[0][0] - pairs[0][1]).abs() / pairs[0][0]).max().item(),
-            "gradients": gradients,
-            "embeddings": embeddings,
+            "losses of 5 steps": ((losses[0] - losses[1]).abs() / losses[0]).max().item(),
+            "gradients": ((gradients[0] - gradients[1]).norm() / gradients[0].norm()).item(),
+            "embeddings": ((embeddings[0] - embeddings[1]).norm() / embeddings[0].norm()).item(),
             "rank correlation of distances": float(spearmanr(*distances).statistic),
         }
     ]

@@ -12,22 +12,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
+from alarms import drawn_later, summary
 from measuring import SOURCE, rounds, show
 
 from unlabeledasd.detection.inbox import look
 from unlabeledasd.errors import InputError, one_line_errors
 
-LATER = 0.25
-
 
 def divide(files: list[Path], folder: Path, seed: int) -> None:
     """Links to the files in folder/known and folder/later."""
-    order = np.random.default_rng(seed).permutation(len(files))
-    later = set(order[: round(LATER * len(files))])
-    for i, file in enumerate(files):
-        link = folder / ("later" if i in later else "known") / file.name
+    later = set(drawn_later([file.name for file in files], seed))
+    for file in files:
+        link = folder / ("later" if file.name in later else "known") / file.name
         link.parent.mkdir(parents=True, exist_ok=True)
         if not link.exists():
             link.symlink_to(file.resolve())
@@ -71,10 +68,8 @@ def main() -> None:
         for split in rounds(1, [str(seed) for seed in range(options.splits)]):
             folder = options.out / f"{options.rate:g}" / split
             shares.append(alarm_share(files, folder, int(split), options.rate))
-    margin = 1.96 * np.std(shares, ddof=1) / len(shares) ** 0.5
-    row = {"promise": options.rate, "alarms": f"{np.mean(shares):.3f} +- {margin:.3f}"}
     title = f"false alarms of {len(shares)} trained detectors"
-    show(title, [{**row, "least": min(shares), "most": max(shares)}])
+    show(title, [{"promise": options.rate, **summary(shares)}])
 
 
 if __name__ == "__main__":
