@@ -54,7 +54,8 @@ class StemFunction(Function):
     Batch norm and ReLU see the pooled quarter of the positions. Only positions that were the
     maximum of a window have a gradient of their own; the statistics add a multiple of the
     convolution and a constant per channel. The image has no gradient: what the batch norm of its
-    bins needs follows from the kernel's gradient, column by column.
+    bins needs follows from the kernel's gradient, column by column. The convolution, four times as
+    large as the output, is computed again for the gradient rather than kept.
     """
 
     @staticmethod
@@ -72,52 +73,48 @@ class StemFunction(Function):
     ) -> Tensor:
         # scale and shift are bin_norm's weights; kernel and weight are multiplied by the sign
         image, kernel = image.contiguous(), in_layout(kernel)
-        width, taps = image.shape[2], kernel.shape[2]
         with torch.autocast(image.device.type, enabled=False):
             growth = len(kernel) / 4 * kernel.element_size() / image.element_size()
-            ctx.clips, ctx.eps = clips_at_once(image, growth), norm.eps
+            ctx.clips, ctx.eps = clips_at_once(image, growth), (bin_norm.eps, norm.eps)
             parts = by_column(image).split(ctx.clips)
             moments = [m for part in parts for m in channel_moments(part)]
             statistics = pooled_statistics(moments, scale.dtype)
             update(bin_norm, *statistics, count(by_column(image)))
-            normalized = kernel.new_zeros(*image.shape[:2], padded_width(width, taps))
             bins = Normalization(*statistics, scale, shift, bin_norm.eps)
-            unscaled = bins._replace(weight=torch.ones_like(scale), bias=torch.zeros_like(shift))
-            convolved, pooled, moments = [], [], []
-            for part, kept in zip(parts, by_column(normalized).split(ctx.clips), strict=True):
-                kept[:, :width].copy_(normalize(part, unscaled))
-                scaled = normalize(part, bins).permute(0, 3, 2, 1)
-                convolved.append(convolve(scaled.to(kernel.dtype), kernel, 2))
-                moments += channel_moments(convolved[-1])
-                pooled.append(max_pool(convolved[-1]))
+            pooled, moments, ctx.n_positions = [], [], 0
+            for part in parts:
+                x = convolve_image(part, bins, kernel)
+                moments += channel_moments(x)
+                ctx.n_positions += count(x)
+                pooled.append(max_pool(x))
             mean, var = pooled_statistics(moments, weight.dtype)
-            update(norm, mean * sign, var, sum(map(count, convolved)))
-            kept_pooled = torch.cat(pooled)
+            update(norm, mean * sign, var, ctx.n_positions)
+            kept = torch.cat(pooled)
             after = Normalization(mean, var, weight, bias, norm.eps)
-            out = normalize(kept_pooled, after).relu_()
-        ctx.save_for_backward(
-            *(normalized, scale, shift, kernel, kept_pooled, out),
-            *(*after[:4], *convolved),
-        )
+            out = normalize(kept, after).relu_()
+        ctx.save_for_backward(image, kernel, kept, out, *bins[:4], *after[:4])
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        normalized, scale, shift, kernel, pooled, out, *saved = ctx.saved_tensors
-        mean, var, weight, bias, *convolved = saved
-        norm = Normalization(mean, var, weight, bias, ctx.eps)
+        image, kernel, pooled, out, *saved = ctx.saved_tensors
+        bins, norm = Normalization(*saved[:4], ctx.eps[0]), Normalization(*saved[4:], ctx.eps[1])
+        *_, scale, shift, _ = bins
+        unscaled = bins._replace(weight=torch.ones_like(scale), bias=torch.zeros_like(shift))
         grad = aten.threshold_backward(grad.contiguous(memory_format=torch.channels_last), out, 0)
         sums = normalize_sums(grad, pooled, norm)
-        n_positions = sum(map(count, convolved))
-        parts = normalized.split(ctx.clips), convolved, grad.split(ctx.clips)
+        width, taps = image.shape[2], kernel.shape[2]
         of_columns = torch.zeros((), dtype=scale.dtype)
-        for part, x, grad_part in zip(*parts, strict=True):
+        for part, grad_part in zip(image.split(ctx.clips), grad.split(ctx.clips), strict=True):
+            x = convolve_image(by_column(part), bins, kernel)
             indices = F.max_pool2d(x, 3, 2, return_indices=True)[1]
             pooling = [3, 3], [2, 2], [0, 0], [1, 1], False
             grad_x = aten.max_pool2d_with_indices_backward(grad_part, x, *pooling, indices)
-            grad_x = input_gradient(grad_x, x, norm, sums, n_positions)
-            contribution = column_gradients(grad_x, part, kernel.shape[2])
+            grad_x = input_gradient(grad_x, x, norm, sums, ctx.n_positions)
+            padded = kernel.new_zeros(*part.shape[:2], padded_width(width, taps))
+            by_column(padded)[:, :width].copy_(normalize(by_column(part), unscaled))
+            contribution = column_gradients(grad_x, padded, taps)
             of_columns = of_columns + contribution.to(scale.dtype)
         kernel = kernel[:, 0].to(scale.dtype)
         return None, None, None, None, *stem_gradients(of_columns, scale, shift, kernel), *sums
@@ -126,6 +123,12 @@ class StemFunction(Function):
 def by_column(image: Tensor) -> Tensor:
     """(B, H, W) -> a view (B, W, H, 1), channels last."""
     return image.mT.unsqueeze(3)
+
+
+def convolve_image(columns: Tensor, bins: Normalization, kernel: Tensor) -> Tensor:
+    """by_column(image), the batch norm of its bins -> the convolution with kernel, stride 2."""
+    normalized = normalize(columns, bins).permute(0, 3, 2, 1)
+    return convolve(normalized.to(kernel.dtype), kernel, 2)
 
 
 def padded_width(width: int, kernel: int) -> int:
