@@ -24,6 +24,7 @@ from unlabeledasd.fast.batch_norm import (
 from unlabeledasd.fast.convolution import clips_at_once, convolution_gradients, convolve, in_layout
 from unlabeledasd.networks import ResidualBlock
 
+NARROW = 16  # channels of a block's input up to which h is computed again: less work than memory
 aten = torch.ops.aten
 
 
@@ -45,7 +46,8 @@ class ResidualFunction(Function):
     """x (B, C, H, W), channels last -> the output of a ResidualBlock in training mode.
 
     With n = norm1(x), h = conv1(relu(n)) and r = conv2(relu(norm2(h))), out = r x gates + skip(n).
-    Kept for the gradient are x, h, r and the statistics of both batch norms.
+    Kept for the gradient are x, h (unless x has few channels), r and the statistics of both batch
+    norms.
     """
 
     @staticmethod
@@ -75,13 +77,15 @@ class ResidualFunction(Function):
             first = Normalization(*statistics, weight1, bias1, norm1.eps)
             hs, moments = [], []
             for part in parts:
-                hs.append(convolve(normalize(part, first).relu_(), kernel1, stride, 1))
+                hs.append(first_convolution(part, first, kernel1, stride))
                 moments += channel_moments(hs[-1])
             statistics = pooled_statistics(moments, weight2.dtype)
             update(norm2, *statistics, sum(map(count, hs)))
             second = Normalization(*statistics, weight2, bias2, norm2.eps)
-            rs, excitations, out = [], [], []
-            for part, h in zip(parts, hs, strict=True):
+            shape = len(x), *hs[0].shape[1:]
+            out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+            rs, excitations = [], []
+            for part, h, out_part in zip(parts, hs, out.split(ctx.clips), strict=True):
                 r = convolve(normalize(h, second).relu_(), kernel2, 1, 1)
                 means = r.sum((2, 3), dtype=squeeze.dtype) / r.shape[2:].numel()
                 hidden = F.relu(means @ squeeze.T)
@@ -89,17 +93,16 @@ class ResidualFunction(Function):
                 skip = normalize(part, first)
                 if skip_kernel:
                     skip = convolve(F.max_pool2d(skip, 3, stride, 1), skip_kernel[0])
-                rows(skip).addcmul_(rows(r), per_clip(gates, r))
-                out.append(skip)
+                torch.addcmul(rows(skip), rows(r), per_clip(gates, r), out=rows(out_part))
                 rs.append(r)
                 excitations.append((means, hidden, gates))
-        ctx.n_parts = len(parts)
+        ctx.n_kernels = len(kernels)
         ctx.save_for_backward(
             *(x, squeeze, excite, *first[:4], *second[:4]),
             *(torch.cat(values) for values in zip(*excitations, strict=True)),
-            *(*hs, *rs, *kernels),
+            *(*kernels, *rs, *(hs if x.shape[1] > NARROW else [])),
         )
-        return torch.cat(out)
+        return out
 
     @staticmethod
     @once_differentiable
@@ -107,9 +110,10 @@ class ResidualFunction(Function):
         x, squeeze, excite, *saved = ctx.saved_tensors
         first, second = (Normalization._make([*saved[i : i + 4], ctx.eps]) for i in (0, 4))
         excitations, saved = saved[8:11], saved[11:]
-        hs, rs = saved[: ctx.n_parts], saved[ctx.n_parts : 2 * ctx.n_parts]
-        kernel1, kernel2, *skip_kernel = kernels = saved[2 * ctx.n_parts :]
-        parts = x.split(ctx.clips)
+        kernel1, kernel2, *skip_kernel = kernels = saved[: ctx.n_kernels]
+        parts, saved = x.split(ctx.clips), saved[ctx.n_kernels :]
+        rs, hs = saved[: len(parts)], saved[len(parts) :]
+        hs = hs or [first_convolution(part, first, kernel1, ctx.stride) for part in parts]
         grads = grad.contiguous(memory_format=torch.channels_last).split(ctx.clips)
         dtype = squeeze.dtype
         grad_kernels = [torch.zeros_like(kernel, dtype=dtype) for kernel in kernels]
@@ -154,6 +158,11 @@ class ResidualFunction(Function):
             input_gradient(grad_n, part, first, grad_first, count(x), out)
         grads_norms = *grad_first, *grad_second
         return grad_x, None, None, None, grad_squeeze, grad_excite, *grads_norms, *grad_kernels
+
+
+def first_convolution(x: Tensor, norm: Normalization, kernel: Tensor, stride: int) -> Tensor:
+    """h of ResidualFunction."""
+    return convolve(normalize(x, norm).relu_(), kernel, stride, 1)
 
 
 def rows(x: Tensor) -> Tensor:

@@ -99,7 +99,8 @@ class StemFunction(Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, kernel, pooled, out, *saved = ctx.saved_tensors
-        bins, norm = Normalization(*saved[:4], ctx.eps[0]), Normalization(*saved[4:], ctx.eps[1])
+        statistics = zip((saved[:4], saved[4:]), ctx.eps, strict=True)
+        bins, norm = (Normalization._make([*values, eps]) for values, eps in statistics)
         *_, scale, shift, _ = bins
         unscaled = bins._replace(weight=torch.ones_like(scale), bias=torch.zeros_like(shift))
         grad = aten.threshold_backward(grad.contiguous(memory_format=torch.channels_last), out, 0)
