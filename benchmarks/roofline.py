@@ -1,12 +1,14 @@
 """How near training comes to the peak of the machine, and which operations take the time.
 
-  python benchmarks/roofline.py [--method subloss_0256_4096] [--batch 64] [--rows 16]
+  python benchmarks/roofline.py [--method subloss_0256_4096] [--precision auto] [--batch 64]
+    [--rows 16]
 
 Torch's flop counter counts the work per clip in the convolutions and linear layers of
 benchmarks/plain.py. The machine's peak is measured in the same run, with a large matrix product and
 a convolution of 128 channels, in float32, and in bfloat16 where the hardware multiplies it (others
 imitate it, for minutes). Then: the share of the float32 convolution peak that forward, backward and
-the step reach in the precision chosen for this machine, and the operations that take the time.
+the step reach in the precision given (auto: the one chosen for this machine), and the operations
+that take the time.
 """
 
 import functools
@@ -59,7 +61,7 @@ def flops_per_clip(method: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    given = options(__doc__, method="subloss_0256_4096", batch=64, rows=16)
+    given = options(__doc__, method="subloss_0256_4096", batch=64, rows=16, precision="auto")
     import torch
     from torch.profiler import profile
 
@@ -69,7 +71,8 @@ def main() -> None:
 
     quiet_lightning()
     with clips(8, -(-given.batch // 8)) as data_dir:
-        config = compose(data_dir, given.method, f"dataset.batch_size={given.batch}")
+        settings = f"dataset.batch_size={given.batch}", f"precision={given.precision}"
+        config = compose(data_dir, given.method, *settings)
         use_hardware(config)
         _, _, module, data = train.prepare(config)
         accelerate(module.extractor, "cpu")

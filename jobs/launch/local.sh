@@ -60,8 +60,8 @@ launch_several() {
     if [[ "${what}" == 130 ]]; then stopped="${stopped:-130}"; continue; fi
     ended "${i}" "${what}" || failing=1
   done < <(
-    threads=$(($(getconf _NPROCESSORS_ONLN) / JOBS))   # never more than cores in all: they wait for
-    ((threads > 0)) || threads=1                         # each other, for several times as long
+    threads=$(($(getconf _NPROCESSORS_ONLN) / JOBS))   # with more than cores in all, they wait for
+    ((threads > 0)) || threads=1                         # each other several times as long
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${threads}}"
     export GPUS="${GPUS:-}" FAIL_FAST="${FAIL_FAST:-}"
     for ((i = 0; i < ${#RUNS[@]}; i++)); do

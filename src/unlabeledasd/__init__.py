@@ -7,7 +7,7 @@ from unlabeledasd.runs.containers import stand_alone
 __version__ = "0.1.0"
 
 stand_alone()
-# Threads of OpenMP that are not done on a core that others use keep the rest waiting in a loop.
-# After 30,000 turns, 1 ms, these sleep instead (GNU's default: 300,000). It is read as torch loads.
+# OpenMP's threads wait for each other in a loop, and on busy cores for threads that do not run. They
+# sleep after this many turns (GNU's default is 300,000): docs/performance.md. Read as torch loads.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
