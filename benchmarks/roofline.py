@@ -5,10 +5,10 @@
 
 Torch's flop counter counts the work per clip in the convolutions and linear layers of
 benchmarks/plain.py. The machine's peak is measured in the same run, with a large matrix product and
-a convolution of 128 channels, in float32, and in bfloat16 where the hardware multiplies it (others
-imitate it, for minutes). Then: the share of the float32 convolution peak that forward, backward and
-the step reach in the precision given (auto: the one chosen for this machine), and the operations
-that take the time.
+a convolution of 128 channels, in float32, and with bf16-mixed in bfloat16 too (hardware that does
+not multiply it imitates it, for minutes). Then: the share of the float32 convolution peak that
+forward, backward and the step reach in the precision given (auto: the one chosen for this machine),
+and the operations that take the time.
 """
 
 import functools

@@ -91,6 +91,8 @@ def main() -> None:
     paths = "plain,plain tuned,plain bf16,train,step,float32"
     given = options(__doc__, methods="subloss_0256_4096", batches=5, rounds=2, paths=paths)
     if given.worker:
+        import unlabeledasd  # noqa: F401  before torch: how long its threads wait
+
         peak, (name, folder, *arguments) = MemoryPeak(), given.worker
         seconds = {"train": train_worker, "step": step_worker}[name](Path(folder), *arguments)
         print(json.dumps({"seconds": seconds, "peak_gb": peak.gb}))

@@ -60,8 +60,10 @@ launch_several() {
     if [[ "${what}" == 130 ]]; then stopped="${stopped:-130}"; continue; fi
     ended "${i}" "${what}" || failing=1
   done < <(
-    threads=$(($(getconf _NPROCESSORS_ONLN) / JOBS))   # with more than cores in all, they wait for
-    ((threads > 0)) || threads=1                         # each other several times as long
+    # rounded down: more threads than cores wait for each other several times as long
+    at_once=$((JOBS < ${#RUNS[@]} ? JOBS : ${#RUNS[@]}))
+    threads=$(($(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) / at_once))
+    ((threads > 0)) || threads=1
     export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${threads}}"
     export GPUS="${GPUS:-}" FAIL_FAST="${FAIL_FAST:-}"
     for ((i = 0; i < ${#RUNS[@]}; i++)); do

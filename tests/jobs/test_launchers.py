@@ -44,7 +44,7 @@ def test_two_at_a_time(job):
             f"seen by the log: src/train.py dataset=demo method=na_1024 seed={seed} "
         )
     threads = {line.split()[1] for line in runs if line.startswith("begin")}
-    assert threads == {str(max(1, os.cpu_count() // 2))}
+    assert threads == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
 
 
 def test_gpus_are_filled(job):
@@ -79,7 +79,7 @@ def test_labels_have_the_first_gpu_and_all_threads(job):
     several = {
         line.split()[1] for line in job.log() if line.startswith("begin") and "method=pattr" in line
     }
-    assert several == {str(max(1, os.cpu_count() // 2))}
+    assert several == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
 
 
 @pytest.mark.parametrize(

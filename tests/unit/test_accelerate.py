@@ -224,6 +224,26 @@ def test_bfloat16_is_near():
     torch.testing.assert_close(found.double(), plain(stft.double()), rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [(lambda: Stem(40, 16), (4, 40, 61)), (lambda: ResidualBlock(16, 32, 2), (4, 16, 9, 7))],
+)
+def test_gradients_do_not_depend_on_autocast_around_backward(layer, shape, autocast):
+    found = []
+    for around in (False, True):
+        torch.manual_seed(0)
+        fast = pair(layer())[0].float()
+        x = torch.randn(shape)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            out = fast(x)
+        with torch.autocast("cpu", torch.bfloat16, enabled=around):
+            out.sum().backward()
+        found.append([weight.grad for weight in fast.parameters()])
+    for first, second in zip(*found, strict=True):
+        assert torch.equal(first, second)
+
+
 SHAPES = [(8, 16, 400, 300), (3, 32, 123, 57), (9, 125, 2251, 1), (14, 1997, 141, 1)]
 SHAPES += [(2, 2500, 7, 11), (1, 16, 1, 1), (2, 3, 1, 1)]
 

@@ -1,8 +1,8 @@
 """Training of residual blocks in less time and memory than PyTorch's layers need.
 
 Some clips at a time pass all layers up to the next batch norm, which needs the statistics of the
-whole batch: what they touch stays in the cache. A tensor that cheap steps can compute again from
-one that is kept is not kept for the gradient.
+whole batch: what they touch stays in the cache. What follows in little time from tensors that are
+kept is not kept for the gradient, but computed again.
 """
 
 import torch
@@ -24,7 +24,7 @@ from unlabeledasd.fast.batch_norm import (
 from unlabeledasd.fast.convolution import clips_at_once, convolution_gradients, convolve, in_layout
 from unlabeledasd.networks import ResidualBlock
 
-NARROW = 16  # channels of a block's input up to which h is computed again: less work than memory
+NARROW = 16  # channels of a block's input up to which h is computed again: little work, much memory
 aten = torch.ops.aten
 
 
@@ -105,6 +105,7 @@ class ResidualFunction(Function):
         return out
 
     @staticmethod
+    @torch.autocast("cpu", enabled=False)
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, squeeze, excite, *saved = ctx.saved_tensors

@@ -96,6 +96,7 @@ class StemFunction(Function):
         return out
 
     @staticmethod
+    @torch.autocast("cpu", enabled=False)
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         image, kernel, pooled, out, *saved = ctx.saved_tensors
